@@ -1,0 +1,230 @@
+"""The hierarchical associative memory: a hypergraph of neuron layers and hypersynapses with one scalar energy."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from ._neurons import Neurons
+
+States = Mapping[str, Float[Array, "..."]]
+
+
+class HAM(eqx.Module):
+    """E(g, x) = Σ_l leak_l · (g_l·x_l − L_l(x_l)) + Σ_c E_c(g_l1, g_l2, …), the energy of one example.
+
+    - `neurons`: layers by name.
+    - `synapses`: hypersynapses by name, Modules that map g's to a scalar.
+    - `connections`: `((layer, layer, …), synapse)`, the layers in the order of the synapse's arguments. A synapse may
+      serve several connections, a layer may stand twice in one.
+
+    States `xs` and activations `gs` are dicts by layer. A HAM is a pytree whose leaves are arrays alone, so that
+    `jax.jit`, `jax.grad` and `jax.vmap` take it as an argument. Krotov, "Hierarchical Associative Memory", 2021, eq. 4;
+    Hoover et al., "A Universal Abstraction for Hierarchical Hopfield Networks", 2022.
+
+    **Raises** ValueError when it is made, for an unknown layer or synapse, a wrong number of g's, activations that do
+    not fit a synapse, an energy that is no scalar or a synapse with a leaf that is no array; and when it is called, for
+    states with a missing or unknown layer or of a wrong shape.
+    """
+
+    neurons: dict[str, Neurons]
+    synapses: dict[str, Callable[..., Array]]
+    connections: tuple[tuple[tuple[str, ...], str], ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        neurons: Mapping[str, Neurons],
+        synapses: Mapping[str, Callable[..., Array]],
+        connections: Sequence[tuple[Sequence[str], str]],
+    ):
+        self.neurons = dict(neurons)
+        self.synapses = {name: _with_array_leaves(name, synapse) for name, synapse in synapses.items()}
+        self.connections = tuple((tuple(layers), synapse) for layers, synapse in connections)
+        gs = {name: jax.ShapeDtypeStruct(n.shape, jnp.result_type(float)) for name, n in self.neurons.items()}
+        for layers, synapse in self.connections:
+            self._check_connection(layers, synapse, gs)
+
+    def _check_connection(self, layers: tuple[str, ...], name: str, gs: dict[str, jax.ShapeDtypeStruct]) -> None:
+        connection = f"connection ({', '.join(map(repr, layers))}) via {name!r}".replace("'", '"')
+        for layer in layers:
+            if layer not in self.neurons:
+                raise ValueError(f'{connection} names a neuron layer "{layer}"; this HAM has {_names(self.neurons)}')
+        if name not in self.synapses:
+            raise ValueError(f'{connection} names a synapse "{name}"; this HAM has {_names(self.synapses)}')
+        synapse = self.synapses[name]
+        inputs = [gs[layer] for layer in layers]
+        try:
+            inspect.signature(synapse).bind(*inputs)
+        except TypeError as error:
+            raise ValueError(f"{connection} gives {len(inputs)} g's to {type(synapse).__name__}: {error}") from None
+        try:
+            energy = jax.eval_shape(synapse, *inputs)
+        except (ValueError, TypeError) as error:
+            shapes = ", ".join(f'"{layer}" {self.neurons[layer].shape}' for layer in layers)
+            raise ValueError(f"{connection} does not fit its layers {shapes}: {error}") from error
+        if getattr(energy, "shape", None) != ():
+            found = getattr(energy, "shape", type(energy).__name__)
+            raise ValueError(f"{connection} gives an energy of shape {found}; it must be one scalar")
+
+    @property
+    def n_neurons(self) -> int:
+        return len(self.neurons)
+
+    @property
+    def n_synapses(self) -> int:
+        return len(self.synapses)
+
+    @property
+    def n_connections(self) -> int:
+        return len(self.connections)
+
+    def init_states(self, bs: int | None = None, *, key: PRNGKeyArray | None = None) -> dict[str, Array]:
+        """A state for every layer, with a leading batch axis for `bs`: zeros, or standard normal numbers from `key`."""
+        if key is None:
+            return {name: layer.init(bs) for name, layer in self.neurons.items()}
+        keys = jr.split(key, len(self.neurons))
+        return {name: layer.init(bs, key=k) for k, (name, layer) in zip(keys, self.neurons.items(), strict=True)}
+
+    def activations(self, xs: States) -> dict[str, Array]:
+        """g_l = ∂L_l/∂x_l of every layer."""
+        self._check_layers("state", xs)
+        return {name: layer.activations(xs[name]) for name, layer in self.neurons.items()}
+
+    def neuron_energies(self, gs: States, xs: States) -> dict[str, Float[Array, ""]]:
+        """leak_l · (g_l·x_l − L_l(x_l)) by layer."""
+        self._check_layers("activation", gs)
+        self._check_layers("state", xs)
+        return {name: layer.energy(gs[name], xs[name]) for name, layer in self.neurons.items()}
+
+    def connection_energies(self, gs: States) -> list[Float[Array, ""]]:
+        """E_c of every connection, in the order of `connections`."""
+        self._check_layers("activation", gs)
+        return [self.synapses[synapse](*(gs[layer] for layer in layers)) for layers, synapse in self.connections]
+
+    def energy_tree(self, gs: States, xs: States) -> PyTree[Float[Array, ""]]:
+        """The energy in its parts, `{"neurons": {layer: …}, "connections": […]}`; they sum to `energy`."""
+        return {"neurons": self.neuron_energies(gs, xs), "connections": self.connection_energies(gs)}
+
+    def energy(self, gs: States, xs: States) -> Float[Array, ""]:
+        """The energy of the whole HAM."""
+        return jax.tree.reduce(jnp.add, self.energy_tree(gs, xs))
+
+    def dEdg(self, gs: States, xs: States, return_energy: bool = False):
+        """∂E/∂g of every layer, leak_l · x_l + Σ_c ∂E_c/∂g_l; with `return_energy`, `(energy, dEdg)`."""
+        tree, gradient = self._energy_tree_and_dEdg(gs, xs)
+        return (jax.tree.reduce(jnp.add, tree), gradient) if return_energy else gradient
+
+    def _energy_tree_and_dEdg(self, gs: States, xs: States):
+        """The parts of the energy and its gradient, from one evaluation of the synapses."""
+
+        def connections(gs):
+            energies = self.connection_energies(gs)
+            return sum(energies), energies
+
+        synaptic, energies = jax.grad(connections, has_aux=True)(dict(gs)) if self.connections else ({}, [])
+        tree = {"neurons": self.neuron_energies(gs, xs), "connections": energies}
+        own = {name: layer.leak * xs[name] for name, layer in self.neurons.items()}
+        return tree, {name: own[name] + synaptic[name] if synaptic else own[name] for name in own}
+
+    def vectorize(self) -> "VectorizedHAM":
+        """The same HAM with a leading batch axis on every state, activation and energy."""
+        return VectorizedHAM(self)
+
+    def unvectorize(self) -> "HAM":
+        return self
+
+    def _check_layers(self, what: str, values: States) -> None:
+        if values.keys() != self.neurons.keys():
+            missing = _names(self.neurons.keys() - values.keys())
+            unknown = _names(values.keys() - self.neurons.keys())
+            raise ValueError(
+                f"{what}s for {_names(values)}: missing {missing}, unknown {unknown}; "
+                f"this HAM has {_names(self.neurons)}"
+            )
+        for name, layer in self.neurons.items():
+            if jnp.shape(values[name]) != layer.shape:
+                raise ValueError(
+                    f'the {what} of "{name}" has shape {jnp.shape(values[name])}, expected {layer.shape}; '
+                    "for a batch use ham.vectorize() or jax.vmap"
+                )
+
+
+class VectorizedHAM(eqx.Module):
+    """A HAM whose states, activations and energies have a leading batch axis."""
+
+    _ham: HAM
+
+    @property
+    def neurons(self) -> dict[str, Neurons]:
+        return self._ham.neurons
+
+    @property
+    def synapses(self) -> dict[str, Callable[..., Array]]:
+        return self._ham.synapses
+
+    @property
+    def connections(self) -> tuple[tuple[tuple[str, ...], str], ...]:
+        return self._ham.connections
+
+    @property
+    def n_neurons(self) -> int:
+        return self._ham.n_neurons
+
+    @property
+    def n_synapses(self) -> int:
+        return self._ham.n_synapses
+
+    @property
+    def n_connections(self) -> int:
+        return self._ham.n_connections
+
+    def init_states(self, bs: int | None = None, *, key: PRNGKeyArray | None = None) -> dict[str, Array]:
+        return self._ham.init_states(bs, key=key)
+
+    def activations(self, xs: States) -> dict[str, Array]:
+        return jax.vmap(self._ham.activations)(xs)
+
+    def neuron_energies(self, gs: States, xs: States) -> dict[str, Float[Array, " batch"]]:
+        return jax.vmap(self._ham.neuron_energies)(gs, xs)
+
+    def connection_energies(self, gs: States) -> list[Float[Array, " batch"]]:
+        return jax.vmap(self._ham.connection_energies)(gs)
+
+    def energy_tree(self, gs: States, xs: States) -> PyTree[Float[Array, " batch"]]:
+        return jax.vmap(self._ham.energy_tree)(gs, xs)
+
+    def energy(self, gs: States, xs: States) -> Float[Array, " batch"]:
+        return jax.vmap(self._ham.energy)(gs, xs)
+
+    def dEdg(self, gs: States, xs: States, return_energy: bool = False):
+        return jax.vmap(lambda gs, xs: self._ham.dEdg(gs, xs, return_energy))(gs, xs)
+
+    def vectorize(self) -> "VectorizedHAM":
+        return self
+
+    def unvectorize(self) -> HAM:
+        return self._ham
+
+
+def _with_array_leaves(name: str, synapse: Callable[..., Array]) -> Callable[..., Array]:
+    """The synapse with Python floats as arrays; any other leaf that is no array is an error."""
+
+    def check(path, leaf):
+        if isinstance(leaf, float):
+            return jnp.asarray(leaf)
+        if not eqx.is_array_like(leaf) or isinstance(leaf, bool | int):
+            raise ValueError(
+                f'synapse "{name}" has a leaf {jax.tree_util.keystr(path)} = {leaf!r} that is no array; '
+                "mark that field eqx.field(static=True)"
+            )
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(check, synapse)
+
+
+def _names(names) -> str:
+    return "[" + ", ".join(f'"{name}"' for name in sorted(names)) + "]"

@@ -1,0 +1,148 @@
+"""Lagrangians: convex scalar functions of a layer's state whose gradient is the layer's activation.
+
+Every `lagr_*` takes a state of any shape and returns one scalar. Element-wise ones sum over all axes; those that couple
+the units of one axis (`softmax`, `ghostmax`, `layernorm`, `spherical_norm`) treat every index of the other axes, a
+token, by itself and sum over the tokens. Krotov & Hopfield, "Large Associative Memory Problem in Neurobiology and
+Machine Learning", 2021, eq. 3 and table 1; Hoover et al., "Energy Transformer", 2023, eq. 2 for the layer norm.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.nn import logsumexp, softplus
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+
+def lagr_identity(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """L = ½ Σ x²; activation g = x."""
+    return 0.5 * jnp.sum(x**2)
+
+
+def lagr_repu(x: Float[Array, "..."], n: float) -> Float[Array, ""]:
+    """L = (1/n) Σ max(x, 0)ⁿ; activation g = max(x, 0)ⁿ⁻¹, the rectified power unit. Convex for n ≥ 1.
+
+    Krotov & Hopfield, "Dense Associative Memory for Pattern Recognition", 2016, eq. 7.
+    """
+    positive = x > 0
+    # The inner `where` keeps the derivative by n, xⁿ log x, finite where x ≤ 0.
+    return jnp.sum(jnp.where(positive, jnp.where(positive, x, 1) ** n, 0)) / n
+
+
+def lagr_relu(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """L = ½ Σ max(x, 0)²; activation g = max(x, 0)."""
+    return lagr_repu(x, 2)
+
+
+def lagr_exp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
+    """L = (1/β) Σ exp(βx); activation g = exp(βx).
+
+    Overflows to inf where βx > 88.7 in float32 and 709.7 in float64; `lagr_softmax` has the same minima and does not.
+    Demircigil et al., "On a Model of Associative Memory with Huge Storage Capacity", 2017, eq. 4.
+    """
+    return jnp.sum(jnp.exp(beta * x)) / beta
+
+
+def lagr_rexp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
+    """L = Σ exp(β max(x, 0))/β − max(x, 0); activation g = exp(β max(x, 0)) − 1, the rectified exponential.
+
+    Overflows to inf where βx > 88.7 in float32 and 709.7 in float64.
+    """
+    rectified = jnp.maximum(x, 0)
+    return jnp.sum(jnp.exp(beta * rectified) / beta - rectified)
+
+
+def lagr_tanh(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
+    """L = (1/β) Σ log cosh(βx); activation g = tanh(βx). Finite for every finite βx."""
+    z = beta * x
+    return jnp.sum(jnp.logaddexp(z, -z) - jnp.log(2.0).astype(x.dtype)) / beta
+
+
+def lagr_sigmoid(x: Float[Array, "..."], beta: float | Array = 1.0, scale: float | Array = 1.0) -> Float[Array, ""]:
+    """L = (s/β) Σ log(1 + exp(βx)); activation g = s/(1 + exp(−βx)), with s = `scale`. Finite for every finite βx."""
+    return jnp.sum(softplus(beta * x)) * (scale / beta)
+
+
+def lagr_softmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
+    """L = (1/β) Σ_tokens log Σ_axis exp(βx); activation g = softmax(βx) along `axis`.
+
+    Flat along the constant vector: states that differ by a constant have the same activation.
+    """
+    return jnp.sum(logsumexp(beta * x, axis=axis)) / beta
+
+
+def lagr_ghostmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
+    """L = (1/β) Σ_tokens log(1 + Σ_axis exp(βx)); activation g = exp(βx) / (1 + Σ_axis exp(βx)).
+
+    A softmax with one more unit, a ghost, held at 0: it may attend to nothing, and L is strictly convex.
+    """
+    return jnp.sum(softplus(logsumexp(beta * x, axis=axis))) / beta
+
+
+def lagr_layernorm(
+    x: Float[Array, "..."],
+    gamma: float | Array = 1.0,
+    delta: float | Array = 0.0,
+    axis: int = -1,
+    eps: float = 1e-5,
+) -> Float[Array, ""]:
+    """L = Σ_tokens D γ √(var(x) + ε) + Σ δ·x; activation g = γ (x − mean(x)) / √(var(x) + ε) + δ.
+
+    Mean and variance are over `axis`, of length D. γ is a scalar ≥ 0 (a vector γ has no Lagrangian); δ is a scalar, or
+    a vector of the shape of one token when `axis` is the last. Flat along the constant vector.
+    Hoover et al., "Energy Transformer", 2023, eq. 2.
+    """
+    scale = jnp.sqrt(jnp.var(x, axis=axis) + eps)
+    return x.shape[axis] * gamma * jnp.sum(scale) + jnp.sum(_per_unit(delta, x) * x)
+
+
+def lagr_spherical_norm(
+    x: Float[Array, "..."],
+    gamma: float | Array = 1.0,
+    delta: float | Array = 0.0,
+    axis: int = -1,
+    eps: float = 1e-5,
+) -> Float[Array, ""]:
+    """L = Σ_tokens γ √(Σ_axis x² + ε) + Σ δ·x; activation g = γ x / √(Σ_axis x² + ε) + δ.
+
+    γ is a scalar ≥ 0; δ is a scalar, or a vector of the shape of one token when `axis` is the last.
+    """
+    norm = jnp.sqrt(jnp.sum(x**2, axis=axis) + eps)
+    return gamma * jnp.sum(norm) + jnp.sum(_per_unit(delta, x) * x)
+
+
+def _per_unit(delta: float | Array, x: Array) -> float | Array:
+    """`delta` with the leading axes that let it broadcast against every token of `x`."""
+    missing = jnp.ndim(x) - jnp.ndim(delta)
+    return delta if jnp.ndim(delta) == 0 else jnp.expand_dims(delta, tuple(range(missing)))
+
+
+def bind(lagrangian: Callable) -> Callable:
+    """A Lagrangian as a pytree whose leaves are its parameters, as arrays, and nothing else.
+
+    A Module is kept. Of a `Partial` (jax's or functools') floats and arrays become leaves; the function and its other
+    keywords (an axis, an integer power) become structure. A bare function or a lambda is structure.
+    """
+    if isinstance(lagrangian, functools.partial):
+        is_parameter = {k: eqx.is_inexact_array_like(v) for k, v in lagrangian.keywords.items()}
+        parameters = {k: jnp.asarray(v) for k, v in lagrangian.keywords.items() if is_parameter[k]}
+        options = tuple(sorted((k, v) for k, v in lagrangian.keywords.items() if not is_parameter[k]))
+        function = _WithOptions(lagrangian.func, options) if options else lagrangian.func
+        return Partial(function, *lagrangian.args, **parameters)
+    if isinstance(lagrangian, eqx.Module):
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, lagrangian)
+    return Partial(lagrangian)
+
+
+class _WithOptions(eqx.Module):
+    """A function with some keywords fixed; hashable and comparable by value, as a pytree's structure must be."""
+
+    function: Callable = eqx.field(static=True)
+    options: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+
+    def __call__(self, x: Array, **parameters: Array) -> Array:
+        return self.function(x, **dict(self.options), **parameters)

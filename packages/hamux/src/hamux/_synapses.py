@@ -1,0 +1,245 @@
+"""Hypersynapses: Modules that take the activations of one, two, three or more layers and return a scalar energy.
+
+A synapse of one's own is any Module with `__call__(self, *gs) -> scalar`. Those below take one example, without a
+batch axis (`jax.vmap` or `ham.vectorize()` adds one), and raise ValueError, naming both shapes, when g's do not fit.
+"""
+
+import math
+import string
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from einops import einsum, rearrange
+from jax.nn import logsumexp, relu
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._lagrangians import bind, lagr_relu
+
+
+class DenseSynapse(eqx.Module):
+    """E = −Σ W[i, j, …] g1[i] g2[j] …: every unit of each layer with every unit of the others.
+
+    `W` has one axis a layer, `(d1, d2, …)`, the sizes of the layers' last axes. Leading axes (tokens) broadcast against
+    each other and are summed. Krotov & Hopfield, 2021, eq. 3, for two layers.
+    """
+
+    W: Float[Array, "..."]
+
+    def __init__(self, key: PRNGKeyArray, d1: int, d2: int, *more: int):
+        self.W = 0.02 * jr.normal(key, (d1, d2, *more))
+
+    def __call__(self, *gs: Float[Array, "..."]) -> Float[Array, ""]:
+        if len(gs) != self.W.ndim:
+            raise ValueError(f"DenseSynapse of shape {self.W.shape} joins {self.W.ndim} layers, got {len(gs)} g's")
+        shapes = [g.shape for g in gs]
+        try:
+            fits = tuple(shape[-1] for shape in shapes) == self.W.shape
+            jnp.broadcast_shapes(*(shape[:-1] for shape in shapes))
+        except (IndexError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"DenseSynapse of shape {self.W.shape} got g's of shapes {shapes}; their last axes must be "
+                f"{self.W.shape}, their leading axes must broadcast"
+            )
+        units = string.ascii_lowercase[: len(gs)]
+        return -jnp.sum(jnp.einsum(",".join(f"...{unit}" for unit in units) + f",{units}->...", *gs, self.W))
+
+
+class BiasSynapse(eqx.Module):
+    """E = −Σ b·g, a constant input to one layer. Leading axes (tokens) that `b` lacks share it."""
+
+    b: Float[Array, "..."]
+
+    def __init__(self, key: PRNGKeyArray, shape: int | tuple[int, ...]):
+        self.b = 0.02 * jr.normal(key, (shape,) if isinstance(shape, int) else shape)
+
+    def __call__(self, g: Float[Array, "..."]) -> Float[Array, ""]:
+        leading = g.ndim - self.b.ndim
+        if leading < 0 or g.shape[leading:] != self.b.shape:
+            raise ValueError(f"BiasSynapse of shape {self.b.shape} got g of shape {g.shape}; its last axes must fit")
+        return -jnp.sum(jnp.sum(g, axis=tuple(range(leading))) * self.b)
+
+
+class ConvSynapse(eqx.Module):
+    """E = −Σ g2 · (W ∗ g1): a convolution of layer 1, channels-last, read against layer 2.
+
+    g1 is `(height, width, channels_in)`, g2 `(height₂, width₂, channels_out)` with the sizes that strides and padding
+    make; `W` is `(channels_out, channels_in, *filter_shape)`, applied without flipping. `padding` is "SAME" or "VALID"
+    as in `jax.lax.conv`. Krotov, "Hierarchical Associative Memory", 2021, §3.
+
+    The convolution is patches times a matrix: inside a compiled loop on a CPU, XLA runs `lax.conv` on one thread.
+    """
+
+    W: Float[Array, "channels_out channels_in height width"]
+    window_strides: tuple[int, int] = eqx.field(static=True)
+    padding: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        channels_out: int,
+        channels_in: int,
+        filter_shape: int | tuple[int, int],
+        window_strides: int | tuple[int, int] = 1,
+        padding: str = "SAME",
+    ):
+        if padding not in ("SAME", "VALID"):
+            raise ValueError(f'padding is {padding!r}; it is "SAME" or "VALID"')
+        self.window_strides = _pair(window_strides)
+        self.padding = padding
+        self.W = 0.02 * jr.normal(key, (channels_out, channels_in, *_pair(filter_shape)))
+
+    def __call__(
+        self, g1: Float[Array, "height1 width1 channels_in"], g2: Float[Array, "height2 width2 channels_out"]
+    ) -> Float[Array, ""]:
+        channels_out, channels_in, *_ = self.W.shape
+        if g1.ndim != 3 or g1.shape[-1] != channels_in:
+            raise ValueError(f"ConvSynapse got g1 of shape {g1.shape}, expected (height, width, {channels_in})")
+        patches = self._patches(g1)
+        expected = (*patches.shape[:2], channels_out)
+        if g2.shape != expected:
+            raise ValueError(f"ConvSynapse makes {expected} of g1 {g1.shape}, got g2 of shape {g2.shape}")
+        filters = rearrange(self.W, "o i h w -> (h w i) o")
+        return -jnp.sum(g2 * (patches @ filters))
+
+    def _patches(self, g: Float[Array, "height1 width1 channels"]) -> Float[Array, "height2 width2 patch"]:
+        height, width = self.W.shape[2:]
+        down, right = self.window_strides
+        pads = jax.lax.padtype_to_pads(g.shape[:2], (height, width), self.window_strides, self.padding)
+        g = jnp.pad(g, [*pads, (0, 0)])
+        rows = (g.shape[0] - height) // down + 1
+        columns = (g.shape[1] - width) // right + 1
+        if rows < 1 or columns < 1:
+            raise ValueError(f"ConvSynapse's filter ({height}, {width}) is larger than its input {g.shape[:2]}")
+        shifted = [
+            g[i : i + down * (rows - 1) + 1 : down, j : j + right * (columns - 1) + 1 : right]
+            for i in range(height)
+            for j in range(width)
+        ]
+        return jnp.concatenate(shifted, axis=-1)
+
+
+class HopfieldSynapse(eqx.Module):
+    """E = −Σ_tokens L(h) with h = Σ_layers g ξᵀ: a dense layer of `memories` hidden neurons, integrated out.
+
+    `xi` holds one matrix `(memories, dim)` a connected layer, so that row μ of all of them is one stored memory; `dim`
+    is an int for one layer, a sequence for several. `lagrangian` is that of the hidden neurons and picks the memory:
+    `lagr_relu` for the Energy Transformer's Hopfield block, `lagr_repu` for the polynomial and `lagr_exp` for the
+    exponential dense memory, `lagr_softmax` for the modern Hopfield network. E is concave in the g's together, so that
+    on layers of leak 1 a descent step with dt/τ ≤ 1 goes down.
+
+    Krotov & Hopfield, 2016, eq. 3; Ramsauer et al., "Hopfield Networks is All You Need", 2021, eq. 3;
+    Krotov & Hopfield, 2021, §3; Hoover et al., "Energy Transformer", 2023, eq. 5.
+    """
+
+    xi: tuple[Float[Array, "memories dim"], ...]
+    lagrangian: Callable
+
+    def __init__(self, key: PRNGKeyArray, dim: int | Sequence[int], memories: int, lagrangian: Callable = lagr_relu):
+        self.xi = _random_memories(key, dim, memories)
+        self.lagrangian = bind(lagrangian)
+
+    def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
+        _check_memories(self, gs)
+        return -self.lagrangian(sum(g @ xi.T for g, xi in zip(gs, self.xi, strict=True)))
+
+
+class KernelSynapse(eqx.Module):
+    """E = −(1/β) Σ_tokens log Σ_μ κ(β/2 Σ_layers ‖g − ξ_μ‖²): memories compared by distance, as a kernel density.
+
+    - `"gaussian"`, κ(u) = exp(−u): log-sum-exp. On identity layers of leak 0 the step with dt/τ = 1 is
+      x ← Σ_μ softmax(−β/2 d²)_μ ξ_μ, and every step with dt/τ ≤ 1 goes down.
+    - `"epanechnikov"`, κ(u) = max(1 − u, 0): log-sum-ReLU. A memory is felt within the distance √(2/β) and recalled
+      exactly; beyond all of them E is flat. 10⁻⁶ is added to the sum to keep E finite there.
+
+    It brings the layer's own ½‖g‖² with it: join it to layers of `leak=0`. `xi` is as in `HopfieldSynapse`, β a leaf.
+    Between patterns of one norm the Gaussian is Ramsauer et al., 2021, eq. 3, up to a constant. Between others the
+    inner product prefers the longest pattern wherever one looks; the distance does not.
+
+    Hoover, Shi, Balasubramanian, Krotov & Ram, "Dense Associative Memory with Epanechnikov Energy", 2025, eq. 2 and 5.
+    """
+
+    xi: tuple[Float[Array, "memories dim"], ...]
+    beta: Float[Array, ""]
+    kernel: Literal["gaussian", "epanechnikov"] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        dim: int | Sequence[int],
+        memories: int,
+        kernel: Literal["gaussian", "epanechnikov"] = "gaussian",
+        beta: float | Array = 1.0,
+    ):
+        if kernel not in ("gaussian", "epanechnikov"):
+            raise ValueError(f'kernel is {kernel!r}; it is "gaussian" or "epanechnikov"')
+        self.xi = _random_memories(key, dim, memories)
+        self.beta = jnp.asarray(beta)
+        self.kernel = kernel
+
+    def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
+        _check_memories(self, gs)
+        u = self.beta * sum(_half_square_distances(g, xi) for g, xi in zip(gs, self.xi, strict=True))
+        if self.kernel == "gaussian":
+            log_density = logsumexp(-u, axis=-1)
+        else:
+            log_density = jnp.log(1e-6 + jnp.sum(relu(1 - u), axis=-1))
+        return -jnp.sum(log_density) / self.beta
+
+
+class AttentionSynapse(eqx.Module):
+    """E = −(1/β) Σ_heads Σ_q log Σ_k exp(β K_k · Q_q) with K = W_K g, Q = W_Q g: attention as an energy.
+
+    g is `(tokens, dim)`; `Wk`, `Wq` are `(heads, head_dim, dim)`; `beta` is 1/√head_dim unless given. Every token
+    attends to every token, itself included. Not concave in g: no step size is certified.
+    Hoover et al., "Energy Transformer", 2023, eq. 3.
+    """
+
+    Wk: Float[Array, "heads head_dim dim"]
+    Wq: Float[Array, "heads head_dim dim"]
+    beta: float = eqx.field(static=True)
+
+    def __init__(self, key: PRNGKeyArray, dim: int, heads: int, head_dim: int, beta: float | None = None):
+        key_k, key_q = jr.split(key)
+        self.Wk = 0.02 * jr.normal(key_k, (heads, head_dim, dim))
+        self.Wq = 0.02 * jr.normal(key_q, (heads, head_dim, dim))
+        self.beta = 1 / math.sqrt(head_dim) if beta is None else float(beta)
+
+    def __call__(self, g: Float[Array, "tokens dim"]) -> Float[Array, ""]:
+        if g.ndim != 2 or g.shape[-1] != self.Wk.shape[-1]:
+            raise ValueError(f"AttentionSynapse got g of shape {g.shape}, expected (tokens, {self.Wk.shape[-1]})")
+        keys = einsum(self.Wk, g, "head z dim, token dim -> head token z")
+        queries = einsum(self.Wq, g, "head z dim, token dim -> head token z")
+        scores = self.beta * einsum(keys, queries, "head key z, head query z -> head query key")
+        return -jnp.sum(logsumexp(scores, axis=-1)) / self.beta
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _random_memories(key: PRNGKeyArray, dim: int | Sequence[int], memories: int) -> tuple[Array, ...]:
+    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    return tuple(0.02 * jr.normal(k, (memories, d)) for k, d in zip(jr.split(key, len(dims)), dims, strict=True))
+
+
+def _check_memories(synapse: HopfieldSynapse | KernelSynapse, gs: Sequence[Array]) -> None:
+    dims = tuple(xi.shape[-1] for xi in synapse.xi)
+    if tuple(g.shape[-1] if g.ndim else None for g in gs) != dims or len({g.shape[:-1] for g in gs}) != 1:
+        raise ValueError(
+            f"{type(synapse).__name__} over dim {dims} got g's of shapes {[g.shape for g in gs]}; their last axes "
+            f"must be {dims}, their leading axes the same"
+        )
+
+
+def _half_square_distances(
+    g: Float[Array, "... dim"], xi: Float[Array, "memories dim"]
+) -> Float[Array, "... memories"]:
+    """½‖g − ξ_μ‖², expanded so that the work is one matrix product."""
+    norms = jnp.sum(xi**2, axis=-1).reshape((1,) * (g.ndim - 1) + (-1,))
+    return 0.5 * (jnp.sum(g**2, axis=-1, keepdims=True) + norms) - g @ xi.T
