@@ -1,8 +1,8 @@
 """Retrieval: descent of the energy, τ dx/dt = −∂E/∂g, for a number of steps or to a fixed point."""
 
+import functools
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -75,10 +75,11 @@ def relax(
 ) -> Retrieval:
     """Steps x ← x − (s/τ) ∂E/∂g with s ≤ `dt` until no activation changes by more than `tol`; `energies` never rises.
 
-    The step s starts at `dt`, is halved until the energy falls as the slope at the start of the step promises
-    (Armijo, 1966: E⁺ ≤ E + 10⁻⁴ ∂E/∂g · (g⁺ − g), to rounding), and doubles back to `dt` after each step that does.
-    Each try costs one evaluation of E and ∂E/∂g; where dt = 1 is certified (see `HopfieldSynapse`), no try is lost.
-    One compiled loop; in a batch every example stops for itself.
+    The step s starts at `dt`, is halved until the energy falls as the slope at the start of the step promises (Armijo,
+    1966: E⁺ − E ≤ 10⁻⁴ ∂E/∂g · (g⁺ − g)), and doubles back to `dt` after each step that does. Where a fall is too small
+    for the floats, |E⁺ − E| within their rounding, the mean slope over the step, ½ (∂E/∂g + ∂E⁺/∂g) · (g⁺ − g), stands
+    in for it (Hager & Zhang, 2005, eq. 5). Each try costs one evaluation of E and ∂E/∂g; where dt = 1 is certified (see
+    `HopfieldSynapse`), no try is lost. One compiled loop; in a batch every example stops for itself.
 
     `tau`, `clamp`, `trajectory` as in `descend`; at most `max_steps` steps are taken.
 
@@ -128,11 +129,15 @@ def _step(xs: States, dEdg: States, masks: States, rates: Mapping[str, Array]) -
     return {name: jnp.where(masks[name], xs[name], x) if name in masks else x for name, x in moved.items()}
 
 
-def _largest_change(before: States, after: States) -> Float[Array, ""]:
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(after[name] - before[name])) for name in before]))
+def _largest(values: States) -> Float[Array, ""]:
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(value)) for value in values.values()]))
 
 
-@partial(jax.jit, static_argnames=("steps", "trajectory"))
+def _dot(a: States, b: States) -> Float[Array, ""]:
+    return functools.reduce(jnp.add, [jnp.sum(a[name] * b[name]) for name in a])
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "trajectory"))
 def _descend(ham: HAM, xs, masks, rates, tol, steps, trajectory) -> Retrieval:
     def step(carry, _):
         xs, _ = carry
@@ -142,7 +147,7 @@ def _descend(ham: HAM, xs, masks, rates, tol, steps, trajectory) -> Retrieval:
 
     (end, before_last), (energies, path) = jax.lax.scan(step, (xs, ham.activations(xs)), length=steps)
     gs = ham.activations(end)
-    residual = _largest_change(before_last, gs)
+    residual = _largest({name: gs[name] - before_last[name] for name in gs})
     if trajectory:
         path = {name: jnp.concatenate([path[name], x[None]]) for name, x in end.items()}
     energies = jnp.append(energies, ham.energy(gs, end))
@@ -162,25 +167,28 @@ class _Progress(NamedTuple):
     scale: Array  # the share of the full step to try next: 1, ½, ¼, …
 
 
-@partial(jax.jit, static_argnames=("steps", "trajectory"))
+@functools.partial(jax.jit, static_argnames=("steps", "trajectory"))
 def _relax(ham: HAM, xs, masks, rates, tol, steps, trajectory) -> Retrieval:
     smallest_scale = 2.0**-20
 
     def evaluate(xs):
         gs = ham.activations(xs)
         tree, dEdg = ham._energy_tree_and_dEdg(gs, xs)
-        magnitude = jax.tree.reduce(jnp.add, jax.tree.map(jnp.abs, tree))
-        return gs, dEdg, jax.tree.reduce(jnp.add, tree), 8 * jnp.finfo(magnitude.dtype).eps * magnitude
+        terms = [*jax.tree.leaves(tree), *(jnp.sum(gs[name] * xs[name]) for name in xs)]
+        rounding = 8 * jnp.finfo(terms[0].dtype).eps * sum(map(jnp.abs, terms))
+        return gs, dEdg, jax.tree.reduce(jnp.add, tree), rounding
 
     def attempt(carry):
         now, energies, path = carry
         xs = _step(now.xs, now.dEdg, masks, {name: now.scale * rate for name, rate in rates.items()})
         gs, dEdg, energy, rounding = evaluate(xs)
-        slope = sum(jnp.sum(now.dEdg[name] * (gs[name] - now.gs[name])) for name in gs)
-        falls = energy <= now.energy + 1e-4 * jnp.minimum(slope, 0) + rounding
+        change = {name: gs[name] - now.gs[name] for name in gs}
+        slope, slope_after = _dot(now.dEdg, change), _dot(dEdg, change)
+        falls = energy - now.energy <= 1e-4 * slope
+        falls |= (jnp.abs(energy - now.energy) <= rounding) & (0.5 * (slope + slope_after) <= 1e-4 * slope)
         exhausted = now.scale <= smallest_scale
         taken = falls | (exhausted & ~jnp.isfinite(energy))
-        residual = _largest_change(now.gs, gs) / now.scale
+        residual = _largest(change) / now.scale
         moved = _Progress(
             xs=xs,
             gs=gs,

@@ -41,8 +41,9 @@ class HAM(eqx.Module):
         synapses: Mapping[str, Callable[..., Array]],
         connections: Sequence[tuple[Sequence[str], str]],
     ):
-        self.neurons = dict(neurons)
-        self.synapses = {name: _with_array_leaves(name, synapse) for name, synapse in synapses.items()}
+        # Sorted, as jax leaves every dict that it has rebuilt: one order before and after `jax.tree.map` or `jax.jit`.
+        self.neurons = dict(sorted(neurons.items()))
+        self.synapses = {name: _with_array_leaves(name, synapse) for name, synapse in sorted(synapses.items())}
         self.connections = tuple((tuple(layers), synapse) for layers, synapse in connections)
         gs = {name: jax.ShapeDtypeStruct(n.shape, jnp.result_type(float)) for name, n in self.neurons.items()}
         for layers, synapse in self.connections:

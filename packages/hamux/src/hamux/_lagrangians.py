@@ -23,7 +23,7 @@ def lagr_identity(x: Float[Array, "..."]) -> Float[Array, ""]:
     return 0.5 * jnp.sum(x**2)
 
 
-def lagr_repu(x: Float[Array, "..."], n: float) -> Float[Array, ""]:
+def lagr_repu(x: Float[Array, "..."], n: float | Array) -> Float[Array, ""]:
     """L = (1/n) Σ max(x, 0)ⁿ; activation g = max(x, 0)ⁿ⁻¹, the rectified power unit. Convex for n ≥ 1.
 
     Krotov & Hopfield, "Dense Associative Memory for Pattern Recognition", 2016, eq. 7.

@@ -4,6 +4,7 @@ A synapse of one's own is any Module with `__call__(self, *gs) -> scalar`. Those
 batch axis (`jax.vmap` or `ham.vectorize()` adds one), and raise ValueError, naming both shapes, when g's do not fit.
 """
 
+import functools
 import math
 import string
 from collections.abc import Callable, Sequence
@@ -145,8 +146,15 @@ class HopfieldSynapse(eqx.Module):
         self.lagrangian = bind(lagrangian)
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
+        return -self.lagrangian(self._hidden(gs))
+
+    def attribution(self, *gs: Float[Array, "... dim"]) -> Float[Array, "... memories"]:
+        """Each memory's share of the force −∂E/∂g = Σ_μ L'(h)_μ ξ_μ: L'(h) over its sum; 1/memories where that is 0."""
+        return _shares(jax.grad(self.lagrangian)(self._hidden(gs)))
+
+    def _hidden(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
         _check_memories(self, gs)
-        return -self.lagrangian(sum(g @ xi.T for g, xi in zip(gs, self.xi, strict=True)))
+        return functools.reduce(jnp.add, [g @ xi.T for g, xi in zip(gs, self.xi, strict=True)])
 
 
 class KernelSynapse(eqx.Module):
@@ -183,13 +191,23 @@ class KernelSynapse(eqx.Module):
         self.kernel = kernel
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
-        _check_memories(self, gs)
-        u = self.beta * sum(_half_square_distances(g, xi) for g, xi in zip(gs, self.xi, strict=True))
+        u = self._distances(gs)
         if self.kernel == "gaussian":
             log_density = logsumexp(-u, axis=-1)
         else:
             log_density = jnp.log(1e-6 + jnp.sum(relu(1 - u), axis=-1))
         return -jnp.sum(log_density) / self.beta
+
+    def attribution(self, *gs: Float[Array, "... dim"]) -> Float[Array, "... memories"]:
+        """Each memory's share of the force −∂E/∂g ∝ Σ_μ −κ'(u_μ) (ξ_μ − g): softmax(−u), or an equal part for each
+        memory within reach, 1/memories if there is none."""
+        u = self._distances(gs)
+        return jax.nn.softmax(-u, axis=-1) if self.kernel == "gaussian" else _shares((u < 1).astype(u.dtype))
+
+    def _distances(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
+        _check_memories(self, gs)
+        distances = [_half_square_distances(g, xi) for g, xi in zip(gs, self.xi, strict=True)]
+        return self.beta * functools.reduce(jnp.add, distances)
 
 
 class AttentionSynapse(eqx.Module):
@@ -235,6 +253,11 @@ def _check_memories(synapse: HopfieldSynapse | KernelSynapse, gs: Sequence[Array
             f"{type(synapse).__name__} over dim {dims} got g's of shapes {[g.shape for g in gs]}; their last axes "
             f"must be {dims}, their leading axes the same"
         )
+
+
+def _shares(weights: Float[Array, "... memories"]) -> Float[Array, "... memories"]:
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 1 / weights.shape[-1])
 
 
 def _half_square_distances(

@@ -1,0 +1,129 @@
+"""The zoo model: a config, a HAM, and their folder of files."""
+
+import dataclasses
+import importlib.metadata
+import types
+import typing
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+import hamux
+
+from ._hub import CONFIG, find_folder, read_config, read_tensors, write_folder
+
+FORMAT_VERSION = 1
+
+
+class ZooModel(eqx.Module):
+    """An architecture of the zoo: a frozen `config`, a `ham` made of hamux parts, and the way in and out of its states.
+
+    A subclass names its `model_type`, annotates `config` with its own frozen dataclass, is made by
+    `__init__(self, config, *, key)` and gives `encode`, from an input to the HAM's states, and `decode`, back again.
+    Everything takes one example; `jax.vmap` adds a batch.
+    """
+
+    model_type: ClassVar[str]
+    config: eqx.AbstractVar[Any]
+    ham: eqx.AbstractVar[hamux.HAM]
+
+    @abstractmethod
+    def __init__(self, config: Any, *, key: PRNGKeyArray): ...
+
+    @abstractmethod
+    def encode(self, x: Array) -> dict[str, Array]: ...
+
+    @abstractmethod
+    def decode(self, xs: Mapping[str, Array]) -> Array: ...
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """The model of a bundled name or of a folder; its weights are read, never drawn.
+
+        **Raises** FileNotFoundError when there is no such model, and ValueError, naming the file, the key or the
+        tensor, what was expected and what was found, when its files are not those of a model of this class.
+        """
+        folder = find_folder(name)
+        saved = read_config(folder)
+        path = folder / CONFIG
+        if saved.get("model_type") != cls.model_type:
+            raise ValueError(f"{path}: model_type is {saved.get('model_type')!r}, {cls.__name__} is {cls.model_type!r}")
+        version = saved.get("format_version")
+        if not isinstance(version, int) or version < 1:
+            raise ValueError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
+        if version > FORMAT_VERSION:
+            raise ValueError(f"{path}: format_version is {version}, this one reads {FORMAT_VERSION}; upgrade hamux-zoo")
+        config = _config_from_json(typing.get_type_hints(cls)["config"], saved.get("config"), path)
+        skeleton = eqx.filter_eval_shape(cls, config, key=jax.eval_shape(lambda: jr.key(0)))
+        named = _named_leaves(skeleton)
+        tensors = read_tensors(folder, {name: leaf.shape for name, leaf in named.items()})
+        for name, leaf in named.items():
+            if tensors[name].dtype.kind != leaf.dtype.kind:
+                raise ValueError(f'{folder}: tensor "{name}" is {tensors[name].dtype}, expected {leaf.dtype}')
+        return jax.tree.unflatten(jax.tree.structure(skeleton), [jnp.asarray(tensors[name]) for name in named])
+
+    def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
+        """Write `config.json`, `model.safetensors` keyed by tree path, and `README.md`, the model card.
+
+        Without a `card`, one with the name, the licence tag and the config is written.
+        """
+        folder = Path(folder)
+        saved = {
+            "model_type": self.model_type,
+            "format_version": FORMAT_VERSION,
+            "hamux_zoo_version": importlib.metadata.version("hamux-zoo"),
+            "config": dataclasses.asdict(self.config),
+        }
+        tensors = {name: np.asarray(leaf) for name, leaf in _named_leaves(self).items()}
+        write_folder(folder, saved, tensors, card or _plain_card(folder.name, self))
+
+
+def _named_leaves(model: ZooModel) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _config_from_json(config_class: type, values: Any, path: Path) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(
+            f'{path}: "config" is {values!r}, expected an object with the fields of {config_class.__name__}'
+        )
+    hints = typing.get_type_hints(config_class)
+    unknown = sorted(values.keys() - hints.keys())
+    if unknown:
+        raise ValueError(f"{path}: unknown config keys {unknown}; {config_class.__name__} has {sorted(hints)}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for key, value in values.items():
+        if not _is_a(value, hints[key]):
+            raise ValueError(f"{path}: config key {key!r} is {value!r}, expected {hints[key]}")
+    try:
+        return config_class(**values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of a config field's type: int, float, str, bool, Literal, a union or tuple of them."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, argument) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, arguments[0]) for item in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is (type(None) if hint is None else hint)
+
+
+def _plain_card(name: str, model: ZooModel) -> str:
+    fields = "\n".join(f"- {key}: {value}" for key, value in dataclasses.asdict(model.config).items())
+    return f"---\nlibrary_name: hamux-zoo\ntags:\n- {model.model_type}\n---\n\n# {name}\n\n{fields}\n"

@@ -1,0 +1,260 @@
+"""Dense associative memory: patterns, and their labels, as the minima of one energy."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+import hamux
+from hamux import KernelSynapse, Neurons
+
+from .._model import ZooModel
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseHopfieldConfig:
+    """What a dense Hopfield network is made of.
+
+    - `shape`: of one pattern, floats in [0, 1].
+    - `memories`: K, the number of stored patterns.
+    - `classes`: the number of label neurons, 0 for none.
+    - `energy`: "polynomial", "exponential", "log-sum-exp" or "epanechnikov", see `DenseHopfield`.
+    - `degree`: n of the polynomial and of the exponential energy; the higher, the more memories and the less blending.
+    - `beta`: the inverse temperature it starts from; a parameter of the model. None picks one for the energy.
+    """
+
+    shape: tuple[int, ...] = (28, 28, 1)
+    memories: int = 1000
+    classes: int = 0
+    energy: Literal["polynomial", "exponential", "log-sum-exp", "epanechnikov"] = "log-sum-exp"
+    degree: float = 3.0
+    beta: float | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if not self.shape or any(size < 1 for size in self.shape) or self.memories < 1 or self.classes < 0:
+            raise ValueError(
+                f"shape {self.shape}, memories {self.memories}, classes {self.classes}: "
+                "a pattern has pixels, a memory at least one pattern, classes are 0 or more"
+            )
+        if self.energy not in _BETA:
+            raise ValueError(f"energy is {self.energy!r}; it is one of {list(_BETA)}")
+        if not self.degree > 1:
+            raise ValueError(f"degree is {self.degree}; it is greater than 1")
+        beta = _BETA[self.energy](self) if self.beta is None else self.beta
+        if not (math.isfinite(beta) and beta > 0):
+            raise ValueError(f"beta is {beta}; it is finite and greater than 0")
+        object.__setattr__(self, "beta", beta)
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.shape)
+
+
+# Enough that a neuron pulled by one memory, half of which is seen, comes to ±0.999; that memories a few pixels apart
+# are told apart; that a memory is felt while fewer than a quarter of its pixels are flipped.
+_BETA = {
+    "polynomial": lambda config: 4.0 * 2 ** (config.degree - 1),
+    "exponential": lambda config: 4.0 * math.exp(config.degree / 2),
+    "log-sum-exp": lambda config: 1.0,
+    "epanechnikov": lambda config: 2 / config.pixels,
+}
+
+
+class RetrievedPattern(eqx.Module):
+    """What a retrieval came to: `x`, the pattern at its end; the rest as in `hamux.Retrieval`.
+
+    `trajectory` holds the pattern at the start and after every step, when asked for.
+    """
+
+    x: Float[Array, "..."]
+    energies: Float[Array, " steps_plus_1"]
+    steps: Int[Array, ""]
+    residual: Float[Array, ""]
+    converged: Bool[Array, ""]
+    trajectory: Float[Array, "steps_plus_1 ..."] | None
+
+
+class DenseHopfield(ZooModel):
+    """K memories ξ_μ ∈ [−1, 1]^N of a pattern's N pixels, a pixel p seen as v = 2p − 1, and of its label neurons, ±1.
+
+    With m_μ = ξ_μ·v/N the overlap and d_μ = ‖v − ξ_μ‖ the distance, labels included, the synapse's energy is
+
+    - polynomial: −(N/n) Σ_μ max(m_μ, 0)ⁿ (Krotov & Hopfield, 2016, eq. 3 and 7);
+    - exponential: −(N/n) Σ_μ exp(n (m_μ − 1)); n = N is Demircigil et al., 2017, eq. 4, up to a factor;
+    - log-sum-exp: −(1/β) log Σ_μ exp(−β d_μ²/2); Ramsauer et al., 2021, eq. 3, up to a constant when all memories have
+      one norm, and unlike it not drawn to the longest one when they have not (`hamux.KernelSynapse`);
+    - epanechnikov: −(1/β) log Σ_μ max(1 − β d_μ²/2, 0), felt within √(2/β) (Hoover et al., 2025, eq. 5).
+
+    The neurons of the first two are v = tanh(βx), binary as β → ∞; those of the last two are v = x. Each is a HAM of
+    one synapse over one or two layers of neurons, "pixels" and "label".
+    """
+
+    model_type: ClassVar[str] = "dense-hopfield"
+    config: DenseHopfieldConfig = eqx.field(static=True)
+    ham: hamux.HAM
+
+    def __init__(self, config: DenseHopfieldConfig, *, key: PRNGKeyArray):
+        layers = {"pixels": config.pixels} | ({"label": config.classes} if config.classes else {})
+        dims, size = tuple(layers.values()), sum(layers.values())
+        beta: Any = config.beta
+        synapse: Any
+        if config.energy in ("polynomial", "exponential"):
+            separation = _polynomial if config.energy == "polynomial" else _exponential
+            hidden = Partial(separation, degree=_whole(config.degree), size=size)
+            synapse = hamux.HopfieldSynapse(key, dims, config.memories, hidden)
+            neurons = {n: Neurons(Partial(hamux.lagr_tanh, beta=beta), d) for n, d in layers.items()}
+        else:
+            kernel: Any = "gaussian" if config.energy == "log-sum-exp" else "epanechnikov"
+            synapse = KernelSynapse(key, dims, config.memories, kernel, beta=beta)
+            neurons = {n: Neurons(hamux.lagr_identity, d, leak=0.0) for n, d in layers.items()}
+        self.config = config
+        self.ham = hamux.HAM(neurons, {"memory": synapse}, [(tuple(layers), "memory")])
+
+    @property
+    def memories(self) -> Float[Array, "memories ..."]:
+        """The stored patterns as pixels; in [0, 1] when stored, anywhere when learned."""
+        return (self._synapse.xi[0].reshape(-1, *self.config.shape) + 1) / 2
+
+    @property
+    def _synapse(self) -> Any:
+        return self.ham.synapses["memory"]
+
+    def encode(self, x: Float[Array, "..."]) -> dict[str, Float[Array, "..."]]:
+        """The states in which the pixels show `x` and the label neurons show nothing.
+
+        **Raises** ValueError when `x` is not of the config's shape, or not of floats.
+        """
+        if jnp.shape(x) != self.config.shape or not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+            raise ValueError(
+                f"a pattern of shape {jnp.shape(x)} and dtype {jnp.result_type(x)}; expected floats in [0, 1] of shape "
+                f"{self.config.shape} (divide bytes by 255; batches by jax.vmap)"
+            )
+        spins = 2 * jnp.ravel(jnp.asarray(x)) - 1
+        return self.ham.init_states() | {"pixels": self._states(spins)}
+
+    def decode(self, xs: Mapping[str, Float[Array, "..."]]) -> Float[Array, "..."]:
+        """The pattern that the pixels' activations show."""
+        return (self.ham.neurons["pixels"].activations(xs["pixels"]).reshape(self.config.shape) + 1) / 2
+
+    def _states(self, spins: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        """States with the activations `spins`; a saturated neuron shows 0.9999 of ±1."""
+        if self.config.energy in ("log-sum-exp", "epanechnikov"):
+            return spins
+        tanh: Any = self.ham.neurons["pixels"].lagrangian
+        return jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / tanh.keywords["beta"]
+
+    def energy(self, x: Float[Array, "..."]) -> Float[Array, ""]:
+        """The energy of the pattern `x`, label neurons at rest."""
+        xs = self.encode(x)
+        return self.ham.energy(self.ham.activations(xs), xs)
+
+    def attribution(self, x: Float[Array, "..."]) -> Float[Array, " memories"]:
+        """Each memory's share, summing to 1, of the pull on the pattern `x`."""
+        gs = self.ham.activations(self.encode(x))
+        ((layers, _),) = self.ham.connections
+        return self._synapse.attribution(*(gs[layer] for layer in layers))
+
+    def retrieve(
+        self,
+        x: Float[Array, "..."],
+        mask: Bool[Array, "..."] | None = None,
+        *,
+        tol: float = 1e-4,
+        max_steps: int = 200,
+        steps: int | None = None,
+        trajectory: bool = False,
+    ) -> RetrievedPattern:
+        """Descend from `x` to the fixed point it recalls.
+
+        `mask` is True where a pixel is known: it is held. What `x` has elsewhere is not looked at; those pixels start
+        half-way, at 0.5. Without a mask every pixel starts as it is, and may move.
+
+        The descent is `hamux.relax` with dt = 1, to `tol` or for `max_steps`; with `steps` exactly so many steps of
+        `hamux.descend`, through which gradients flow. **Raises** ValueError when `x` or `mask` do not fit, or hold NaN.
+        """
+        clamp = None
+        start = x
+        if mask is not None:
+            if jnp.shape(mask) != self.config.shape or not jnp.issubdtype(jnp.result_type(mask), jnp.bool_):
+                raise ValueError(
+                    f"a mask of shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected booleans of shape "
+                    f"{self.config.shape}, True where the pixel is known"
+                )
+            clamp = {"pixels": jnp.ravel(mask)}
+            start = jnp.where(mask, x, 0.5)
+        xs = self.encode(start)
+        if steps is None:
+            end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, dt=1.0, clamp=clamp, trajectory=trajectory)
+        else:
+            end = hamux.descend(self.ham, xs, steps=steps, dt=1.0, tol=tol, clamp=clamp, trajectory=trajectory)
+
+        def shown(xs):
+            pattern = self.decode(xs)
+            return pattern if mask is None else jnp.where(mask, x, pattern)
+
+        path = jax.vmap(shown)(end.trajectory) if trajectory else None
+        return RetrievedPattern(shown(end.xs), end.energies, end.steps, end.residual, end.converged, path)
+
+    def classify(self, x: Float[Array, "..."]) -> Float[Array, " classes"]:
+        """Minus the synapse's energy of `x` together with each label; the largest is the class.
+
+        The label neurons of a class are one +1 among −1. Krotov & Hopfield, 2016, §4, eq. 8 with the tanh, which keeps
+        the order, left off. **Raises** ValueError for a model without label neurons.
+        """
+        if not self.config.classes:
+            raise ValueError("this memory has no label neurons; make it with classes, or store patterns with labels")
+        pixels = self.ham.activations(self.encode(x))["pixels"]
+        labels = _one_hot_spins(jnp.arange(self.config.classes), self.config.classes)
+        return -jax.vmap(lambda label: self._synapse(pixels, label))(labels)
+
+    def store(self, patterns: Float[Array, "memories ..."], labels: Int[Array, " memories"] | None = None) -> Self:
+        """A new model of the same energy whose memories are `patterns`, in place of those it had.
+
+        With `labels`, one class an entry, it has label neurons, as many as this one or as they need; without, none.
+        **Raises** ValueError when a pattern is not of the config's shape, or labels and patterns are not as many.
+        """
+        patterns = jnp.asarray(patterns)
+        if patterns.ndim == 0 or patterns.shape[1:] != self.config.shape or len(patterns) < 1:
+            raise ValueError(f"patterns of shape {patterns.shape}; expected (memories, *{self.config.shape})")
+        if not jnp.issubdtype(patterns.dtype, jnp.floating):
+            raise ValueError(f"patterns of dtype {patterns.dtype}; expected floats in [0, 1] (divide bytes by 255)")
+        xi = [2 * patterns.reshape(len(patterns), -1) - 1]
+        classes = 0
+        if labels is not None:
+            each = np.asarray(labels)
+            if each.shape != (len(patterns),) or each.dtype.kind not in "iu" or each.min() < 0:
+                raise ValueError(
+                    f"labels of shape {each.shape} and dtype {each.dtype} for {len(patterns)} patterns; "
+                    "expected one integer ≥ 0 a pattern"
+                )
+            classes = max(self.config.classes, int(each.max()) + 1)
+            xi.append(_one_hot_spins(jnp.asarray(each), classes))
+        config = dataclasses.replace(self.config, memories=len(patterns), classes=classes)
+        empty = DenseHopfield(config, key=jr.key(0))
+        return eqx.tree_at(lambda model: model.ham.synapses["memory"].xi, empty, tuple(xi))
+
+
+def _whole(degree: float) -> float:
+    """A whole degree as an int, so that the power is a product; any other is a parameter."""
+    return int(degree) if float(degree).is_integer() else degree
+
+
+def _polynomial(h: Float[Array, "..."], degree: float | Array, size: int) -> Float[Array, ""]:
+    return size * hamux.lagr_repu(h / size, degree)
+
+
+def _exponential(h: Float[Array, "..."], degree: float | Array, size: int) -> Float[Array, ""]:
+    return size * hamux.lagr_exp(h / size - 1, degree)
+
+
+def _one_hot_spins(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]:
+    return 2 * jax.nn.one_hot(labels, classes) - 1
