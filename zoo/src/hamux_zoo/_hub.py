@@ -7,11 +7,13 @@ unpickled.
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -39,6 +41,26 @@ def find_folder(name: str | os.PathLike[str]) -> Path:
     near = difflib.get_close_matches(str(name), bundled)
     hint = f"did you mean {' or '.join(near)}?" if near else f"bundled are {', '.join(bundled)}"
     raise FileNotFoundError(f'"{name}" is neither a bundled model nor a folder; {hint}')
+
+
+class Card(NamedTuple):
+    """A model card: what its metadata says of data and scores, and the text beneath."""
+
+    datasets: list[str]
+    metrics: list[dict[str, Any]]
+    text: str
+
+
+def read_card(name: str | os.PathLike[str]) -> Card:
+    """The model card of a bundled name or a folder. **Raises** FileNotFoundError, or ValueError naming the file."""
+    path = _existing(find_folder(name) / CARD)
+    match = re.match(r"---\n(.*?)\n---\n(.*)", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    if not match:
+        raise ValueError(f"{path} does not begin with metadata between two lines of ---")
+    metadata = yaml.safe_load(match[1])
+    results = [result for model in metadata.get("model-index", []) for result in model["results"]]
+    metrics = [metric for result in results for metric in result["metrics"]]
+    return Card(metadata.get("datasets", []), metrics, match[2])
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,1 +1,118 @@
-app = None
+"""The command line, `hamux-zoo`. Each command imports what it needs when it runs, so that the others start at once."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Associative memories with pretrained weights.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Name = Annotated[str, typer.Argument(help="A bundled model, or a model's folder.")]
+Data = Annotated[str, typer.Option(help="A data set: a local folder, or an id on the Hub.")]
+
+
+@app.command("list")
+def list_command() -> None:
+    """Show the pretrained models with size, data set and score."""
+    from ._hub import WEIGHTS, find_folder, list_pretrained, read_card
+
+    table = Table("name", "size", "data set", "score")
+    for name in list_pretrained():
+        card = read_card(name)
+        scores = [f"{metric['name']} {metric['value']}" for metric in card.metrics]
+        size = (find_folder(name) / WEIGHTS).stat().st_size
+        table.add_row(name, f"{size / 1e6:.1f} MB", ", ".join(card.datasets), "\n".join(scores))
+    console.print(table)
+
+
+@app.command()
+def info(name: Name) -> None:
+    """Show a model's card."""
+    from rich.markdown import Markdown
+
+    from ._hub import read_card
+
+    with _errors_as_messages():
+        console.print(Markdown(read_card(name).text))
+
+
+@app.command()
+def evaluate(name: Name, data: Data) -> None:
+    """Measure the numbers of a model's card on a data set's train and test splits."""
+    with _errors_as_messages():
+        from ._data import load_images
+        from ._evaluation import evaluate
+        from ._registry import from_pretrained
+
+        model = from_pretrained(name)
+        table = Table("measure", "value")
+        for measure, value in evaluate(model, load_images(data, "train"), load_images(data, "test")).items():
+            table.add_row(measure, f"{value:.4g}")
+        console.print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder that the picture goes to.")] = Path("hamux-demo"),
+) -> None:
+    """Retrieve corrupted handwritten digits from the bundled memories; needs no network."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from . import plots
+    from ._data import load_samples
+    from ._evaluation import classify, corruptions, retrieve
+    from ._registry import from_pretrained
+
+    with _errors_as_messages():
+        out.mkdir(parents=True, exist_ok=True)
+    model = from_pretrained("dense-hopfield-mnist")
+    images, labels = load_samples("mnist")
+    console.print(
+        f"{model.config.memories} memories trained on MNIST, {len(images)} test digits they have not seen, "
+        "each damaged in three ways and relaxed to a fixed point of the energy:"
+    )
+    table = Table("corruption", "error before", "error after", "accuracy", "steps", "energy before", "energy after")
+    strip: dict[str, list] = {name: [] for name in ("originals", "corrupted", "trajectories", "energies", "labels")}
+    for example, (name, (cues, known)) in enumerate(corruptions(images).items()):
+        result = retrieve(model, cues, known, trajectory=True)
+        table.add_row(
+            name,
+            f"{((cues - images) ** 2).mean():.4f}",
+            f"{((result.x - images) ** 2).mean():.4f}",
+            f"{100 * (classify(model, result.x) == labels).mean():.1f} %",
+            f"{sorted(result.steps)[len(labels) // 2]}",
+            f"{result.energies[:, 0].mean():.3f}",
+            f"{result.energies[:, -1].mean():.3f}",
+        )
+        steps = result.steps[example]
+        strip["originals"].append(images[example])
+        strip["corrupted"].append(cues[example])
+        strip["trajectories"].append(result.trajectory[example, : steps + 1])
+        strip["energies"].append(result.energies[example, : steps + 1])
+        strip["labels"].append(name)
+    console.print(table)
+    console.print("Errors are mean squares over all pixels in [0, 1]; steps are the median; accuracy is of the result.")
+    path = out / "retrieval.png"
+    plots.retrieval_strip(**strip).savefig(path, dpi=150)
+    console.print(f"Drawn: {path}", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _errors_as_messages() -> Iterator[None]:
+    """A wrong argument or file ends the command with its message, not with a traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,28 @@
+"""Three ways to damage an image; the demo, the evaluation and the training take them from here."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+
+def upper_half(shape: tuple[int, ...]) -> Bool[np.ndarray, "height width channels"]:
+    """The mask of known pixels of an image whose lower half is missing."""
+    height = shape[0]
+    return np.broadcast_to((np.arange(height) < height // 2).reshape(-1, 1, 1), shape)
+
+
+def salt_and_pepper(
+    key: PRNGKeyArray, image: Float[Array, "height width channels"], share: float | Array
+) -> Float[Array, "height width channels"]:
+    """`share` of the pixels set to 0 or to 1, with equal chance."""
+    key_where, key_what = jr.split(key)
+    hit = jr.uniform(key_where, image.shape) < share
+    return jnp.where(hit, jr.bernoulli(key_what, 0.5, image.shape).astype(image.dtype), image)
+
+
+def gaussian_noise(
+    key: PRNGKeyArray, image: Float[Array, "height width channels"], sigma: float | Array
+) -> Float[Array, "height width channels"]:
+    """Normal noise of standard deviation `sigma` added, then clipped to [0, 1]."""
+    return jnp.clip(image + sigma * jr.normal(key, image.shape), 0, 1)
