@@ -51,6 +51,15 @@ def load_images(data: str | Path, split: str) -> Images:
     return Images(_as_floats(np.stack(images)), np.asarray(table[label_columns[0]]))
 
 
+def split(data: Images, held_out: int, seed: int) -> tuple[Images, Images]:
+    """All but `held_out` of the images, and those, drawn by `seed`. **Raises** ValueError when there are too few."""
+    if held_out >= len(data.labels):
+        raise ValueError(f"{held_out} images to hold out of {len(data.labels)}")
+    order = np.random.default_rng(seed).permutation(len(data.labels))
+    first, rest = order[:held_out], order[held_out:]
+    return Images(data.images[rest], data.labels[rest]), Images(data.images[first], data.labels[first])
+
+
 def _as_floats(images: np.ndarray) -> np.ndarray:
     images = images.astype(np.float32) / 255
     return images if images.ndim == 4 else images[..., None]

@@ -18,9 +18,9 @@ def evaluate(model: ZooModel, train: Images, test: Images) -> dict[str, float]:
     """Classification and completion on a test set, beside what needs no model.
 
     - `test_error`: percent of the test images whose label completion is another class.
-    - `completion_mse`: mean squared error, over hidden pixels in [0, 1], of completing the lower half of the first 1,000
-      test images from the upper half, at the fixed point; `mean_image_mse` is that of the training set's mean image,
-      `nearest_image_mse` of the training image nearest by the upper half.
+    - `completion_mse`: mean squared error, over hidden pixels in [0, 1], of completing the lower half of the first
+      1,000 test images from the upper half, at the fixed point; `mean_image_mse` is that of the training set's mean
+      image, `nearest_image_mse` of the training image nearest by the upper half.
     - `completion_converged`, `completion_steps`: percent that reached the fixed point, and the median of the steps.
     """
     first = test.images[:1000]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import types
 import typing
 from abc import abstractmethod
@@ -61,7 +62,7 @@ class ZooModel(eqx.Module):
             raise ValueError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
         if version > FORMAT_VERSION:
             raise ValueError(f"{path}: format_version is {version}, this one reads {FORMAT_VERSION}; upgrade hamux-zoo")
-        config = _config_from_json(typing.get_type_hints(cls)["config"], saved.get("config"), path)
+        config = _make_config(cls, saved.get("config"), path)
         skeleton = eqx.filter_eval_shape(cls, config, key=jax.eval_shape(lambda: jr.key(0)))
         named = _named_leaves(skeleton)
         tensors = read_tensors(folder, {name: leaf.shape for name, leaf in named.items()})
@@ -86,12 +87,31 @@ class ZooModel(eqx.Module):
         write_folder(folder, saved, tensors, card or _plain_card(folder.name, self))
 
 
+def parse_settings(model: type[ZooModel], defaults: dict[str, Any], settings: list[str]) -> Any:
+    """A config of `model` from its defaults, those given, and settings "NAME=VALUE" with a JSON value.
+
+    **Raises** ValueError naming the setting.
+    """
+    values = dict(defaults)
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+        if not equals:
+            raise ValueError(f'setting "{setting}" is not of the form NAME=VALUE')
+    return _make_config(model, values, "settings")
+
+
 def _named_leaves(model: ZooModel) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _config_from_json(config_class: type, values: Any, path: Path) -> Any:
+def _make_config(model: type[ZooModel], values: Any, path: Path | str) -> Any:
+    """The config of `model` with the fields `values`; `path`, where they are from, is named by the errors."""
+    config_class = typing.get_type_hints(model)["config"]
     if not isinstance(values, dict):
         raise ValueError(
             f'{path}: "config" is {values!r}, expected an object with the fields of {config_class.__name__}'

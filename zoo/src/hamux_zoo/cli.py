@@ -54,11 +54,51 @@ def evaluate(name: Name, data: Data) -> None:
         from ._evaluation import evaluate
         from ._registry import from_pretrained
 
-        model = from_pretrained(name)
-        table = Table("measure", "value")
-        for measure, value in evaluate(model, load_images(data, "train"), load_images(data, "test")).items():
-            table.add_row(measure, f"{value:.4g}")
-        console.print(table)
+        measured = evaluate(from_pretrained(name), load_images(data, "train"), load_images(data, "test"))
+        console.print(_as_table(measured))
+
+
+@app.command()
+def train(
+    architecture: Annotated[str, typer.Argument(help="The model_type of an architecture.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The folder that the model goes to, as OUT/model.")],
+    steps: Annotated[int, typer.Option(help="Training steps, of 500 images each.", min=20)] = 4000,
+    seed: Annotated[int, typer.Option(help="Of the first weights, the batches and the damage.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A field of the config, NAME=VALUE with a JSON value; repeatable.")
+    ] = None,
+    validation: Annotated[int, typer.Option(help="Training images held out, to choose by.", min=0)] = 0,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = False,
+) -> None:
+    """Train a model from random weights; measure it on the images held out, if any."""
+    with _errors_as_messages():
+        import jax.random as jr
+
+        from ._data import load_images, split
+        from ._evaluation import evaluate
+        from ._model import parse_settings
+        from ._registry import model_classes
+        from ._training import train
+
+        classes = model_classes()
+        if architecture not in classes:
+            raise ValueError(f'unknown architecture "{architecture}"; there are {sorted(classes)}')
+        learned, held_out = split(load_images(data, "train"), validation, seed)
+        shape, labels = learned.images.shape[1:], int(learned.labels.max()) + 1
+        config = parse_settings(classes[architecture], {"shape": shape, "classes": labels}, settings or [])
+        model = classes[architecture](config, key=jr.key(seed))
+
+        def report(done: int, values: dict[str, float]) -> None:
+            console.print(
+                f"step {done} of {steps}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            )
+
+        model = train(model, learned, steps=steps, seed=seed, flip=flip, report=report)
+        model.save_pretrained(out / "model")
+        console.print(f"saved: {out / 'model'}", soft_wrap=True)
+        if validation:
+            console.print(_as_table(evaluate(model, learned, held_out)))
 
 
 @app.command()
@@ -106,6 +146,13 @@ def demo(
     path = out / "retrieval.png"
     plots.retrieval_strip(**strip).savefig(path, dpi=150)
     console.print(f"Drawn: {path}", soft_wrap=True)
+
+
+def _as_table(measured: dict[str, float]) -> Table:
+    table = Table("measure", "value")
+    for measure, value in measured.items():
+        table.add_row(measure, f"{value:.4g}")
+    return table
 
 
 @contextlib.contextmanager

@@ -86,6 +86,8 @@ class RetrievedPattern(eqx.Module):
 class DenseHopfield(ZooModel):
     """K memories ξ_μ ∈ [−1, 1]^N of a pattern's N pixels, a pixel p seen as v = 2p − 1, and of its label neurons, ±1.
 
+    A new model's memories are normal numbers from `key`; `store` gives it patterns, `hamux-zoo train` learns them.
+
     With m_μ = ξ_μ·v/N the overlap and d_μ = ‖v − ξ_μ‖ the distance, labels included, the synapse's energy is
 
     - polynomial: −(N/n) Σ_μ max(m_μ, 0)ⁿ (Krotov & Hopfield, 2016, eq. 3 and 7);
@@ -116,6 +118,8 @@ class DenseHopfield(ZooModel):
             kernel: Any = "gaussian" if config.energy == "log-sum-exp" else "epanechnikov"
             synapse = KernelSynapse(key, dims, config.memories, kernel, beta=beta)
             neurons = {n: Neurons(hamux.lagr_identity, d, leak=0.0) for n, d in layers.items()}
+        random = tuple(jr.normal(k, (config.memories, d)) for k, d in zip(jr.split(key, len(dims)), dims, strict=True))
+        synapse = eqx.tree_at(lambda s: s.xi, synapse, random)
         self.config = config
         self.ham = hamux.HAM(neurons, {"memory": synapse}, [(tuple(layers), "memory")])
 

@@ -1,0 +1,170 @@
+"""A model's folder: what is written is read back, and what is wrong with it is said."""
+
+import json
+import re
+import struct
+
+import equinox as eqx
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import hamux
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, from_pretrained, list_models, models
+
+
+@pytest.fixture
+def model():
+    config = DenseHopfieldConfig(shape=(3, 3, 1), memories=4, classes=2, energy="polynomial")
+    return DenseHopfield(config, key=jr.key(0))
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_fields(folder, **changes):
+    edit_config(folder, config=json.loads((folder / "config.json").read_text())["config"] | changes)
+
+
+@pytest.mark.parametrize("load", [DenseHopfield.from_pretrained, from_pretrained])
+def test_what_is_saved_is_loaded(model, folder, load):
+    loaded = load(folder)
+    assert eqx.tree_equal(loaded, model)
+    assert loaded.config == model.config
+
+
+def test_the_files_are_plain(folder):
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert {"ham.synapses.memory.xi.0", "ham.neurons.label.lagrangian.1.beta"} <= set(
+        load_file(folder / "model.safetensors")
+    )
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "dense-hopfield"
+
+
+def test_loading_draws_no_random_numbers(folder, monkeypatch):
+    def refuse(key, shape, *args):
+        if not isinstance(key, jax.core.Tracer):
+            raise AssertionError("weights were initialised")
+        return normal(key, shape, *args)
+
+    normal = jr.normal
+    monkeypatch.setattr("jax.random.normal", refuse)
+    from_pretrained(folder)
+    with pytest.raises(AssertionError):
+        hamux.HopfieldSynapse(jr.key(0), 2, 2)
+
+
+def truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def with_a_lying_header(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", 10**12) + path.read_bytes()[8:])
+
+
+def edit_tensors(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+XI = "ham.synapses.memory.xi.0"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncated, r"model.safetensors is truncated or corrupt \(\d+ bytes\)"),
+        (with_a_lying_header, "model.safetensors is truncated or corrupt"),
+        (
+            lambda f: edit_tensors(f, lambda t: t.pop(XI)),
+            rf"model.safetensors .* missing tensors \['{re.escape(XI)}'\]",
+        ),
+        (lambda f: edit_tensors(f, lambda t: t.update(more=np.ones(2))), r"unknown \['more'\]"),
+        (
+            lambda f: edit_tensors(f, lambda t: t.update({XI: t[XI][1:]})),
+            rf'tensor "{re.escape(XI)}" has shape \(3, 9\), the config expects \(4, 9\)',
+        ),
+        (
+            lambda f: edit_tensors(f, lambda t: t.update({XI: t[XI].astype(int)})),
+            rf'tensor "{re.escape(XI)}" is int64, expected float',
+        ),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json holds a list; expected an object"),
+        (lambda f: edit_config(f, format_version=2), "format_version is 2, this one reads 1; upgrade hamux-zoo"),
+        (lambda f: edit_config(f, format_version="1"), "format_version is '1', expected 1"),
+        (lambda f: edit_config(f, model_type="tokamak"), r"config.json: .*'tokamak'"),
+        (lambda f: edit_config(f, config=None), 'config.json: "config" is None'),
+        (lambda f: edit_fields(f, memry=3), r"unknown config keys \['memry'\]; DenseHopfieldConfig has"),
+        (lambda f: edit_fields(f, memories="4"), "config key 'memories' is '4', expected <class 'int'>"),
+        (lambda f: edit_fields(f, shape=[3, 3.5]), "config key 'shape'"),
+        (lambda f: edit_fields(f, energy="cubic"), "config key 'energy' is 'cubic'"),
+        (lambda f: edit_fields(f, memories=0), "config.json: shape .* memories 0"),
+    ],
+)
+@pytest.mark.parametrize("load", [DenseHopfield.from_pretrained, from_pretrained])
+def test_a_damaged_folder_is_refused_by_name(folder, load, damage, message):
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        from_pretrained(folder)
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    with pytest.raises(FileNotFoundError, match="did you mean dense-hopfield-mnist"):
+        from_pretrained("dense-hopfield-mnst")
+    with pytest.raises(FileNotFoundError, match="bundled are dense-hopfield-fashion-mnist, dense-hopfield-mnist"):
+        from_pretrained("resnet")
+
+
+RING = """
+import dataclasses
+from typing import ClassVar
+import equinox as eqx, hamux
+from hamux_zoo._model import ZooModel
+
+@dataclasses.dataclass(frozen=True)
+class RingConfig:
+    dim: int = 4
+
+class Ring(ZooModel):
+    model_type: ClassVar[str] = "ring"
+    config: RingConfig = eqx.field(static=True)
+    ham: hamux.HAM
+    def __init__(self, config, *, key):
+        self.config = config
+        neurons = {"ring": hamux.Neurons(hamux.lagr_tanh, config.dim)}
+        synapse = hamux.DenseSynapse(key, config.dim, config.dim)
+        self.ham = hamux.HAM(neurons, {"next": synapse}, [(("ring", "ring"), "next")])
+    def encode(self, x): return {"ring": x}
+    def decode(self, xs): return xs["ring"]
+"""
+
+
+def test_a_new_architecture_is_one_file(tmp_path, monkeypatch):
+    (tmp_path / "ring.py").write_text(RING)
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    assert list_models() == ["dense-hopfield", "ring"]
+    from hamux_zoo import Ring, RingConfig
+
+    ring = Ring(RingConfig(dim=5), key=jr.key(1))
+    ring.save_pretrained(tmp_path / "saved")
+    assert eqx.tree_equal(from_pretrained(tmp_path / "saved"), ring)
