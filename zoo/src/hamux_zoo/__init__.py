@@ -11,6 +11,8 @@ _PUBLIC = {
     "from_pretrained": "_registry",
     "list_models": "_registry",
     "list_pretrained": "_hub",
+    "load_images": "_data",
+    "load_samples": "_data",
 }
 
 

@@ -55,10 +55,10 @@ def train(
     weights, assemble = _coordinates(model, data.images)
 
     def rate(peak: float) -> optax.Schedule:
-        return optax.warmup_cosine_decay_schedule(0, peak, steps // 20, steps, 0.003 * peak)
+        return optax.warmup_cosine_decay_schedule(0, peak, min(300, steps // 5), steps, 0.003 * peak)
 
     optimizer = optax.partition(
-        {"muon": optax.contrib.muon(rate(1.5), ns_steps=4), "adam": optax.adam(rate(0.1), b2=0.99)},
+        {"muon": optax.contrib.muon(rate(0.8), ns_steps=4), "adam": optax.adam(rate(0.1), b2=0.99)},
         {name: "muon" if name == "across" else "adam" for name in weights},
     )
 
@@ -73,15 +73,15 @@ def train(
 
     @jax.jit
     def step(weights, average, state, pool, key, done):
-        key_batch, key_loss, key_pool = jr.split(key, 3)
+        key_batch, key_loss, key_fresh, key_replace = jr.split(key, 4)
         batch = jr.randint(key_batch, (BATCH,), 0, len(images))
         gradient, (pool, losses) = jax.grad(loss, has_aux=True)(weights, key_loss, images[batch], labels[batch], pool)
         updates, state = optimizer.update(gradient, state, weights)
         weights = optax.apply_updates(weights, updates)
         average = optax.incremental_update(weights, average, jnp.maximum(0.001, 9 / (done + 10)))
         model = assemble(weights)
-        fresh = _start(model, key_pool, images[batch[:POOL]], labels[batch[:POOL]], flip)
-        return weights, average, state, _replace_some(key_pool, pool, fresh), losses
+        fresh = _start(model, key_fresh, images[batch[:POOL]], labels[batch[:POOL]], flip)
+        return weights, average, state, _replace_some(key_replace, pool, fresh), losses
 
     key_pool, key_steps = jr.split(jr.key(seed))
     pool = _start(model, key_pool, images[:POOL], labels[:POOL], flip)
@@ -141,10 +141,10 @@ def _continue(model: Any, slot: Pool) -> tuple[dict[str, Array], Float[Array, ""
     shown = jax.vmap(model.decode)(path)
     labels = jax.vmap(model.ham.neurons["label"].activations)(path["label"])
     spins = 2 * jax.nn.one_hot(slot.labels, model.config.classes) - 1
-    later_counts_more = jnp.arange(1, RELAX_STEPS + 1) / (RELAX_STEPS * (RELAX_STEPS + 1) / 2)
+    later_counts_more = jnp.arange(1.0, RELAX_STEPS + 1) / (RELAX_STEPS * (RELAX_STEPS + 1) / 2)
     free = ~slot.known
-    errors = jnp.sum((shown - slot.images) ** 2 * free, axis=(1, 2, 3)) / jnp.sum(free)
-    surprise = -jnp.sum(jnp.log(0.5 + 0.5 * 0.9999 * labels * spins), axis=1)
+    errors = jnp.sum((shown - slot.images[None]) ** 2 * free[None], axis=(1, 2, 3)) / jnp.sum(free)
+    surprise = -jnp.sum(jnp.log(0.5 + 0.5 * 0.9999 * labels * spins[None]), axis=1)
     weight = jnp.where(jnp.any(slot.known), 1.0, 1.5) * later_counts_more
     return end.xs, jnp.sum(weight * errors), jnp.sum(weight * surprise)
 
@@ -159,12 +159,12 @@ def _replace_some(key: PRNGKeyArray, pool: Pool, fresh: Pool) -> Pool:
 def damage(key: PRNGKeyArray, image: Float[Array, "height width channels"]):
     """An image to start from and the mask of its known pixels: half of the time noisy and nowhere known, else with a
     half or a rectangle missing; the lower half most often."""
-    key_kind, key_noise, key_level, key_place, key_side = jr.split(key, 5)
+    key_kind, key_noise, key_level, key_which, key_place, key_side = jr.split(key, 6)
     height, width, _ = image.shape
     rows, columns = jnp.mgrid[:height, :width]
     level = jr.uniform(key_level, maxval=0.5)
     noisy = jnp.where(
-        jr.bernoulli(key_side), salt_and_pepper(key_noise, image, level), gaussian_noise(key_noise, image, level)
+        jr.bernoulli(key_which), salt_and_pepper(key_noise, image, level), gaussian_noise(key_noise, image, level)
     )
     middle, extent = jr.uniform(key_place, (2, 2))
     middle, extent = middle[:, None, None], extent[:, None, None]
@@ -183,7 +183,7 @@ def augment(key: PRNGKeyArray, image: Float[Array, "height width channels"], str
     key_turn, key_stretch, key_move, key_bend, key_flip = jr.split(key, 5)
     height, width, _ = image.shape
     centre = jnp.array([height - 1, width - 1]) / 2
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")) - centre[:, None, None]
+    grid = jnp.mgrid[:height, :width].astype(centre.dtype) - centre[:, None, None]
     angle = strength * jnp.deg2rad(jr.uniform(key_turn, minval=-10, maxval=10))
     stretch = 1 + strength * jr.uniform(key_stretch, (2, 1), minval=-0.1, maxval=0.1)
     turn = stretch * jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])

@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 def show_image(image: Float[np.ndarray, "height width channels"], ax: Axes | None = None, title: str = "") -> Axes:
     """One image, floats in [0, 1], grey or in colour, without ticks."""
     ax = ax or plt.subplots(figsize=(1.4, 1.4))[1]
-    ax.imshow(np.clip(image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=9)
     return ax

@@ -1,0 +1,37 @@
+"""The README's words are true: its code runs as it stands, its commands are those of CI, its table is the cards'."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_python_blocks_run_one_after_another(tmp_path):
+    code = "\n".join(blocks("python"))
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "recalled: True, converged: True" in run.stdout
+    assert "class 7, label 7" in run.stdout
+    assert float(re.search(r"error: ([\d.e-]+)", run.stdout)[1]) < 1e-3
+    assert (tmp_path / "runs/my-memory/model.safetensors").is_file()
+
+
+def test_ci_runs_the_readmes_commands():
+    ci = (ROOT / ".ci/run").read_text()
+    first, tests = blocks("sh")
+    assert first == "pip install uv && uv run hamux-zoo demo\n"
+    assert "step uv run hamux-zoo demo" in ci
+    assert f"step {tests}" in ci
+
+
+def test_pictures_are_there():
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", README)
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)

@@ -1,0 +1,81 @@
+"""The installed command, in a process of its own, without a network."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+COMMAND = Path(sys.executable).with_name("hamux-zoo")
+
+
+def run(*arguments, cwd, **environment):
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"} | environment
+    return subprocess.run([COMMAND, *arguments], cwd=cwd, env=offline, capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_command(tmp_path):
+    shown = run("--help", cwd=tmp_path)
+    assert shown.returncode == 0
+    assert all(re.search(rf"\b{name}\b", shown.stdout) for name in ("demo", "evaluate", "info", "list", "train"))
+
+
+def test_help_and_list_import_nothing_heavy(tmp_path):
+    code = "import sys; from hamux_zoo.cli import list_command; list_command(); print(sorted(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert not {"'jax'", "'datasets'", "'matplotlib'", "'huggingface_hub'", "'optax'"} & set(
+        re.findall(r"'\w+'", shown.stdout)
+    )
+
+
+def test_list_shows_size_data_and_score(tmp_path):
+    shown = run("list", cwd=tmp_path)
+    assert re.search(r"dense-hopfield-mnist\s.*\d MB.*ylecun/mnist.*test error.*%", shown.stdout)
+    assert re.search(r"dense-hopfield-fashion-mnist\s.*\d MB.*zalando-datasets/fashion_mnist", shown.stdout)
+
+
+def test_info_shows_the_card(tmp_path):
+    shown = run("info", "dense-hopfield-mnist", cwd=tmp_path)
+    assert "hamux-zoo train dense-hopfield" in shown.stdout
+    assert "held out" in shown.stdout
+
+
+def test_demo_in_an_empty_folder(tmp_path):
+    shown = run("demo", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    rows = {}
+    for line in shown.stdout.splitlines():
+        name, *cells = (cell.strip() for cell in line.strip("│").split("│"))
+        if len(cells) == 6:
+            rows[name] = [float(cell.removesuffix(" %")) for cell in cells]
+    assert set(rows) == {"lower half missing", "30 % salt and pepper", "Gaussian noise, σ 0.4"}
+    for before, after, accuracy, steps, energy_before, energy_after in rows.values():
+        assert after < before / 2
+        assert accuracy > 70
+        assert steps >= 1
+        assert energy_after < energy_before
+    with Image.open(tmp_path / "hamux-demo/retrieval.png") as picture:
+        assert picture.width > 800
+        assert len(picture.getcolors(2**24)) > 100
+    assert "hamux-demo/retrieval.png" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["info", "dense-hopfield-mnst"], "did you mean dense-hopfield-mnist"),
+        (["evaluate", "dense-hopfield-mnist", "--data", "nowhere"], '"nowhere" is neither a folder with a data set'),
+        (["evaluate", "nothing", "--data", "nowhere"], '"nothing" is neither a bundled model nor a folder'),
+        (["train", "resnet", "--data", "nowhere", "--out", "o"], 'unknown architecture "resnet"; there are'),
+        (["demo", "--out", "a-file"], "a-file"),
+    ],
+)
+def test_a_wrong_argument_ends_with_its_message(tmp_path, arguments, message):
+    (tmp_path / "a-file").write_text("")
+    shown = run(*arguments, cwd=tmp_path)
+    assert shown.returncode == 1
+    assert message in shown.stderr
+    assert "Traceback" not in shown.stderr

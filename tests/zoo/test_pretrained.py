@@ -1,0 +1,68 @@
+"""The bundled memories on the samples, and what their cards say."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hamux_zoo import DenseHopfield, from_pretrained, list_pretrained, load_samples
+from hamux_zoo._evaluation import classify, corruptions, retrieve
+from hamux_zoo._hub import read_card
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+BUNDLED = {"dense-hopfield-mnist": "mnist", "dense-hopfield-fashion-mnist": "fashion-mnist"}
+
+
+@pytest.fixture(scope="module", params=sorted(BUNDLED))
+def memory(request):
+    return request.param, from_pretrained(request.param), load_samples(BUNDLED[request.param])
+
+
+def score(name, metric):
+    return next(m["value"] for m in read_card(name).metrics if m["name"].startswith(metric))
+
+
+def test_all_are_listed():
+    assert list_pretrained() == sorted(BUNDLED)
+
+
+def test_classifies_as_well_as_its_card_says(memory):
+    name, model, (images, labels) = memory
+    assert isinstance(model, DenseHopfield)
+    error = 100 * np.mean(classify(model, images) != labels)
+    expected = score(name, "test error")
+    assert error <= expected + 3 * np.sqrt(expected * (100 - expected) / len(images))
+
+
+def test_completes_better_than_the_mean_image(memory):
+    name, model, (images, _) = memory
+    cues, known = corruptions(images)["lower half missing"]
+    result = retrieve(model, cues, known)
+    error = np.mean((result.x - images)[:, ~known] ** 2)
+    assert error < score(name, "completion error, mean image")
+    np.testing.assert_array_equal(result.x[:, known], images[:, known])
+    assert np.mean(result.converged) > 0.9
+
+
+def test_retrieval_never_goes_up(memory):
+    _, model, (images, _) = memory
+    for cues, known in corruptions(images[:50]).values():
+        energies = retrieve(model, cues, known).energies
+        scale = np.abs(energies).max(axis=1, keepdims=True)
+        assert np.all(np.diff(energies) <= 1e-5 * scale)
+        assert np.all(energies[:, -1] < energies[:, 0])
+
+
+def test_the_readmes_table_is_the_cards():
+    for name in BUNDLED:
+        row = re.search(rf"^\| `{name}` \|(.*)\|$", README, flags=re.MULTILINE)[1]
+        for metric in read_card(name).metrics:
+            assert str(metric["value"]) in row, (name, metric)
+
+
+def test_cards_hold_recipe_seed_time_and_hardware():
+    for name in BUNDLED:
+        text = read_card(name).text
+        for part in ("hamux-zoo train dense-hopfield", "--seed", f"hamux-zoo evaluate {name}", "cores", "held out"):
+            assert part in text, (name, part)
