@@ -58,7 +58,7 @@ def train(
         return optax.warmup_cosine_decay_schedule(0, peak, min(300, steps // 5), steps, 0.003 * peak)
 
     optimizer = optax.partition(
-        {"muon": optax.contrib.muon(rate(0.8), ns_steps=4), "adam": optax.adam(rate(0.1), b2=0.99)},
+        {"muon": optax.contrib.muon(rate(1.0), ns_steps=4), "adam": optax.adam(rate(0.1), b2=0.99)},
         {name: "muon" if name == "across" else "adam" for name in weights},
     )
 
@@ -69,7 +69,7 @@ def train(
         classify = optax.softmax_cross_entropy_with_integer_labels(scores, batch_labels).mean()
         xs, reconstruct, label = jax.vmap(lambda *slot: _continue(model, Pool(*slot)))(*pool)
         losses = {"classify": classify, "reconstruct": reconstruct.mean(), "label": label.mean()}
-        return classify + 20 * losses["reconstruct"] + 0.2 * losses["label"], (pool._replace(xs=xs), losses)
+        return classify + 20 * losses["reconstruct"] + 0.4 * losses["label"], (pool._replace(xs=xs), losses)
 
     @jax.jit
     def step(weights, average, state, pool, key, done):
@@ -134,17 +134,20 @@ def _start(model: Any, key: PRNGKeyArray, images: Array, labels: Array, flip: bo
 
 
 def _continue(model: Any, slot: Pool) -> tuple[dict[str, Array], Float[Array, ""], Float[Array, ""]]:
-    """Some more steps of one relaxation: the states it comes to, the error of the free pixels and that of the label."""
+    """Some more steps of one relaxation: the states it comes to, and how far the free pixels and the label are off.
+
+    For the label that is L(x) − s·x with its spins s, the Fenchel-Young loss of its Lagrangian up to a constant
+    (Blondel, Martins & Niculae, 2020); it pulls as hard on a neuron that is saturated at the wrong end.
+    """
     clamp = {"pixels": slot.known.ravel()}
     end = hamux.descend(model.ham, slot.xs, steps=RELAX_STEPS, dt=1.0, clamp=clamp, trajectory=True)
     path: Any = jax.tree.map(lambda states: states[1:], end.trajectory)
     shown = jax.vmap(model.decode)(path)
-    labels = jax.vmap(model.ham.neurons["label"].activations)(path["label"])
     spins = 2 * jax.nn.one_hot(slot.labels, model.config.classes) - 1
+    own = jax.vmap(model.ham.neurons["label"].lagrangian)(path["label"])
     later_counts_more = jnp.arange(1.0, RELAX_STEPS + 1) / (RELAX_STEPS * (RELAX_STEPS + 1) / 2)
-    free = ~slot.known
-    errors = jnp.sum((shown - slot.images[None]) ** 2 * free[None], axis=(1, 2, 3)) / jnp.sum(free)
-    surprise = -jnp.sum(jnp.log(0.5 + 0.5 * 0.9999 * labels * spins[None]), axis=1)
+    errors = jnp.mean((shown - slot.images[None]) ** 2, axis=(1, 2, 3), where=~slot.known[None])
+    surprise = own - path["label"] @ spins
     weight = jnp.where(jnp.any(slot.known), 1.0, 1.5) * later_counts_more
     return end.xs, jnp.sum(weight * errors), jnp.sum(weight * surprise)
 
