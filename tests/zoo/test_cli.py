@@ -48,10 +48,10 @@ def test_demo_in_an_empty_folder(tmp_path):
     assert shown.returncode == 0, shown.stderr
     rows = {}
     for line in shown.stdout.splitlines():
-        name, *cells = (cell.strip() for cell in line.strip("│").split("│"))
-        if len(cells) == 6:
+        name, *cells = (cell.strip() for cell in re.split(r" {2,}", line.strip()))
+        if len(cells) == 6 and cells[0][0].isdigit():
             rows[name] = [float(cell.removesuffix(" %")) for cell in cells]
-    assert set(rows) == {"lower half missing", "30 % salt and pepper", "Gaussian noise, σ 0.4"}
+    assert set(rows) == {"lower half missing", "30 % salt, pepper", "Gaussian, σ 0.4"}
     for before, after, accuracy, steps, energy_before, energy_after in rows.values():
         assert after < before / 2
         assert accuracy > 70

@@ -20,7 +20,8 @@ def test_energy_curves_are_labelled_and_drawn_on_the_axes_given():
 
 def test_a_strip_shows_original_cue_steps_result_and_energies():
     path = np.linspace(0, 1, 6)[:, None, None, None] * np.ones((6, 4, 4, 1))
-    figure = plots.retrieval_strip([path[-1]], [path[0]], [path], [np.arange(6.0)[::-1]], ["noise"], shown=(1, 3))
+    row = plots.Row("noise", path[-1], path[0], path, np.arange(6.0)[::-1])
+    figure = plots.retrieval_strip([row], shown=(1, 3))
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == ["original", "corrupted", "step 1", "step 3", "result", ""]
     shown = [ax.images[0].get_array().max() for ax in figure.axes[:-1]]

@@ -11,7 +11,7 @@ from ._corruptions import gaussian_noise, salt_and_pepper, upper_half
 from ._data import Images
 from ._model import ZooModel
 
-BATCH = 250
+BATCH = 100
 
 
 def evaluate(model: ZooModel, train: Images, test: Images) -> dict[str, float]:
@@ -48,11 +48,9 @@ def classify(model: Any, images: np.ndarray) -> np.ndarray:
     return np.concatenate([scores(model, images[i : i + BATCH]) for i in range(0, len(images), BATCH)])
 
 
-def retrieve(model: Any, images: np.ndarray, known: np.ndarray | None = None, trajectory: bool = False) -> Any:
+def retrieve(model: Any, images: np.ndarray, known: np.ndarray | None = None) -> Any:
     """`model.retrieve` of each image, all with the same mask; the result's arrays in numpy, images first."""
-    batched = jax.jit(
-        lambda model, batch: jax.vmap(lambda image: model.retrieve(image, known, trajectory=trajectory))(batch)
-    )
+    batched = jax.jit(lambda model, batch: jax.vmap(lambda image: model.retrieve(image, known))(batch))
     results = [batched(model, images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
@@ -65,8 +63,8 @@ def corruptions(images: np.ndarray, seed: int = 0) -> dict[str, tuple[np.ndarray
     noisy = jax.vmap(gaussian_noise, (0, 0, None))(keys[1], jnp.asarray(images), 0.4)
     return {
         "lower half missing": (np.where(known, images, 0.5), known),
-        "30 % salt and pepper": (np.asarray(peppered), None),
-        "Gaussian noise, σ 0.4": (np.asarray(noisy), None),
+        "30 % salt, pepper": (np.asarray(peppered), None),
+        "Gaussian, σ 0.4": (np.asarray(noisy), None),
     }
 
 

@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -116,35 +117,36 @@ def demo(
 
     with _errors_as_messages():
         out.mkdir(parents=True, exist_ok=True)
-    model = from_pretrained("dense-hopfield-mnist")
+    model: Any = from_pretrained("dense-hopfield-mnist")
     images, labels = load_samples("mnist")
     console.print(
         f"{model.config.memories} memories trained on MNIST, {len(images)} test digits they have not seen, "
         "each damaged in three ways and relaxed to a fixed point of the energy:"
     )
-    table = Table("corruption", "error before", "error after", "accuracy", "steps", "energy before", "energy after")
-    strip: dict[str, list] = {name: [] for name in ("originals", "corrupted", "trajectories", "energies", "labels")}
+    columns = ("error\nbefore", "error\nafter", "accuracy", "steps", "energy\nbefore", "energy\nafter")
+    table = Table("corruption", *columns, box=box.SIMPLE_HEAD)
+    rows = []
     for example, (name, (cues, known)) in enumerate(corruptions(images).items()):
-        result = retrieve(model, cues, known, trajectory=True)
+        result = retrieve(model, cues, known)
         table.add_row(
             name,
             f"{((cues - images) ** 2).mean():.4f}",
             f"{((result.x - images) ** 2).mean():.4f}",
             f"{100 * (classify(model, result.x) == labels).mean():.1f} %",
             f"{sorted(result.steps)[len(labels) // 2]}",
-            f"{result.energies[:, 0].mean():.3f}",
-            f"{result.energies[:, -1].mean():.3f}",
+            f"{result.energies[:, 0].mean():.1f}",
+            f"{result.energies[:, -1].mean():.1f}",
         )
-        steps = result.steps[example]
-        strip["originals"].append(images[example])
-        strip["corrupted"].append(cues[example])
-        strip["trajectories"].append(result.trajectory[example, : steps + 1])
-        strip["energies"].append(result.energies[example, : steps + 1])
-        strip["labels"].append(name)
+        shown = model.retrieve(cues[example], known, trajectory=True)
+        end = shown.steps + 1
+        rows.append(plots.Row(name, images[example], cues[example], shown.trajectory[:end], shown.energies[:end]))
     console.print(table)
-    console.print("Errors are mean squares over all pixels in [0, 1]; steps are the median; accuracy is of the result.")
+    console.print(
+        "Errors are mean squares over all pixels in [0, 1]; steps to the fixed point (200 at most) are the median; "
+        "accuracy is that of classifying the result."
+    )
     path = out / "retrieval.png"
-    plots.retrieval_strip(**strip).savefig(path, dpi=150)
+    plots.retrieval_strip(rows).savefig(path, dpi=120)
     console.print(f"Drawn: {path}", soft_wrap=True)
 
 

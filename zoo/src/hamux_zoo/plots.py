@@ -1,13 +1,14 @@
 """Figures of memories at work. A function draws on matplotlib axes, or makes them, and returns what it drew on."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import ScalarFormatter
 
 # Okabe & Ito, 2008: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -23,40 +24,41 @@ def show_image(image: Float[np.ndarray, "height width channels"], ax: Axes | Non
 
 
 def energy_curves(energies: Sequence[np.ndarray], labels: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Energy against the step of the descent, one curve a retrieval."""
+    """Energy against the step of the descent, one curve a retrieval; the steps beyond 10 on a logarithmic axis."""
     ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
     for curve, label, colour in zip(energies, labels, COLOURS, strict=False):
         ax.plot(np.arange(len(curve)), curve, color=colour, marker=".", label=label)
-    ax.set(xlabel="step", ylabel="energy E")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xscale("symlog", linthresh=10)
+    ax.set(xlabel="step", ylabel="energy E", xticks=(0, 2, 4, 6, 8, 10, 20, 50, 100, 200))
+    ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.legend(fontsize=8, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 
-def retrieval_strip(
-    originals: Sequence[np.ndarray],
-    corrupted: Sequence[np.ndarray],
-    trajectories: Sequence[Float[np.ndarray, "steps_plus_1 height width channels"]],
-    energies: Sequence[np.ndarray],
-    labels: Sequence[str],
-    shown: Sequence[int] = (1, 2, 4),
-) -> Figure:
-    """A row for each retrieval: original, corrupted, some steps, result; beneath, the energy curves of all.
+class Row(NamedTuple):
+    """One retrieval: its name, the image, the damaged image, and image and energy at every step, start to end."""
 
-    A trajectory starts with the state after 0 steps and ends with the result; `shown` are the steps drawn between.
-    """
-    rows, columns = len(originals), len(shown) + 3
-    figure = plt.figure(figsize=(1.3 * columns, 1.35 * rows + 2.4), layout="constrained")
-    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[*[1.0] * rows, 1.7])
-    for row, (original, cue, path, label) in enumerate(zip(originals, corrupted, trajectories, labels, strict=True)):
-        images = [original, cue, *(path[min(step, len(path) - 1)] for step in shown), path[-1]]
-        titles = ["original", "corrupted", *(f"step {step}" for step in shown), "result"]
-        for column, (image, title) in enumerate(zip(images, titles, strict=True)):
-            ax = show_image(image, figure.add_subplot(grid[row, column]), title if row == 0 else "")
-            if column == 0:
-                ax.set_ylabel(label, fontsize=8)
-    energy_curves(energies, labels, figure.add_subplot(grid[rows, :]))
+    label: str
+    original: Float[np.ndarray, "height width channels"]
+    corrupted: Float[np.ndarray, "height width channels"]
+    trajectory: Float[np.ndarray, "steps_plus_1 height width channels"]
+    energies: Float[np.ndarray, " steps_plus_1"]
+
+
+def retrieval_strip(rows: Sequence[Row], shown: Sequence[int] = (1, 2, 4)) -> Figure:
+    """A row for each retrieval: original, corrupted, the steps `shown`, result; beneath, the energy curves of all."""
+    columns = len(shown) + 3
+    figure = plt.figure(figsize=(1.3 * columns, 1.35 * len(rows) + 2.2), layout="constrained")
+    grid = figure.add_gridspec(len(rows) + 1, columns, height_ratios=[*[1.0] * len(rows), 1.5])
+    titles = ["original", "corrupted", *(f"step {step}" for step in shown), "result"]
+    for i, row in enumerate(rows):
+        steps = [row.trajectory[min(step, len(row.trajectory) - 1)] for step in (*shown, len(row.trajectory))]
+        for j, (image, title) in enumerate(zip([row.original, row.corrupted, *steps], titles, strict=True)):
+            ax = show_image(image, figure.add_subplot(grid[i, j]), title if i == 0 else "")
+            if j == 0:
+                ax.set_ylabel(row.label, fontsize=7)
+    energy_curves([row.energies for row in rows], [row.label for row in rows], figure.add_subplot(grid[-1, :]))
     return figure
 
 
