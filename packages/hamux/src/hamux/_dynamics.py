@@ -93,7 +93,7 @@ def relax(
 
 
 def _retrieve(method, ham, xs, named_steps, dt, tau, clamp, tol, trajectory) -> Retrieval:
-    """Check the arguments, fill in the defaults and run one method, example by example for a vectorised HAM."""
+    """Check the arguments, fill in the defaults and run one method."""
     ((steps_name, steps),) = named_steps.items()
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"{steps_name} is {steps!r}; at least one step is needed, as an int")
@@ -109,7 +109,7 @@ def _retrieve(method, ham, xs, named_steps, dt, tau, clamp, tol, trajectory) -> 
     masks = {name: jnp.asarray(mask) for name, mask in (clamp or {}).items()}
     for name, mask in masks.items():
         allowed = {(), one.neurons[name].shape}
-        if isinstance(ham, VectorizedHAM):
+        if isinstance(ham, VectorizedHAM) and name in xs:
             allowed.add(jnp.shape(xs[name]))
         if mask.dtype != bool or mask.shape not in allowed:
             raise ValueError(
@@ -117,11 +117,18 @@ def _retrieve(method, ham, xs, named_steps, dt, tau, clamp, tol, trajectory) -> 
                 f"expected True or bool{list(one.neurons[name].shape)}"
             )
     rates = {name: dt / value for name, value in tau.items()}
+    return _run(method, ham, dict(xs), masks, rates, tol, steps, trajectory)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "steps", "trajectory"))
+def _run(method, ham, xs, masks, rates, tol, steps, trajectory) -> Retrieval:
+    """One method in one compiled program, example by example for a vectorised HAM."""
     if isinstance(ham, HAM):
-        return method(ham, dict(xs), masks, rates, tol, steps, trajectory)
-    mask_axes = {name: 0 if mask.ndim == len(one.neurons[name].shape) + 1 else None for name, mask in masks.items()}
+        return method(ham, xs, masks, rates, tol, steps, trajectory)
+    one = ham.unvectorize()
+    mask_axes = {name: 0 if mask.ndim > len(one.neurons[name].shape) else None for name, mask in masks.items()}
     batched = jax.vmap(lambda xs, masks: method(one, xs, masks, rates, tol, steps, trajectory), in_axes=(0, mask_axes))
-    return batched(dict(xs), masks)
+    return batched(xs, masks)
 
 
 def _step(xs: States, dEdg: States, masks: States, rates: Mapping[str, Array]) -> dict[str, Array]:
@@ -137,7 +144,6 @@ def _dot(a: States, b: States) -> Float[Array, ""]:
     return functools.reduce(jnp.add, [jnp.sum(a[name] * b[name]) for name in a])
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "trajectory"))
 def _descend(ham: HAM, xs, masks, rates, tol, steps, trajectory) -> Retrieval:
     def step(carry, _):
         xs, _ = carry
@@ -167,7 +173,6 @@ class _Progress(NamedTuple):
     scale: Array  # the share of the full step to try next: 1, ½, ¼, …
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "trajectory"))
 def _relax(ham: HAM, xs, masks, rates, tol, steps, trajectory) -> Retrieval:
     smallest_scale = 2.0**-20
 

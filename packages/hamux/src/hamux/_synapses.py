@@ -73,7 +73,9 @@ class ConvSynapse(eqx.Module):
     make; `W` is `(channels_out, channels_in, *filter_shape)`, applied without flipping. `padding` is "SAME" or "VALID"
     as in `jax.lax.conv`. Krotov, "Hierarchical Associative Memory", 2021, §3.
 
-    The convolution is patches times a matrix: inside a compiled loop on a CPU, XLA runs `lax.conv` on one thread.
+    The convolution is patches times a matrix: inside a compiled loop on a CPU, XLA runs `lax.conv` on one thread. The
+    image is cut into blocks as large as the strides, and a patch is a few neighbouring blocks (one, where the filter
+    is as large as the strides): its gradient adds up few overlaps.
     """
 
     W: Float[Array, "channels_out channels_in height width"]
@@ -105,23 +107,30 @@ class ConvSynapse(eqx.Module):
         expected = (*patches.shape[:2], channels_out)
         if g2.shape != expected:
             raise ValueError(f"ConvSynapse makes {expected} of g1 {g1.shape}, got g2 of shape {g2.shape}")
-        filters = rearrange(self.W, "o i h w -> (h w i) o")
-        return -jnp.sum(g2 * (patches @ filters))
+        # In this order the padded image is kept for both gradients; Σ g2 · (patches @ filters) would cut it up twice.
+        return -jnp.sum(patches * (g2 @ self._filters().T))
+
+    def _filters(self) -> Float[Array, "patch channels_out"]:
+        (height, width), (down, across) = self.W.shape[2:], self.window_strides
+        whole = jnp.pad(self.W, [(0, 0), (0, 0), (0, -height % down), (0, -width % across)])
+        return rearrange(
+            whole, "o i (tall down) (wide across) -> (tall wide down across i) o", down=down, across=across
+        )
 
     def _patches(self, g: Float[Array, "height1 width1 channels"]) -> Float[Array, "height2 width2 patch"]:
-        height, width = self.W.shape[2:]
-        down, right = self.window_strides
+        (height, width), (down, across) = self.W.shape[2:], self.window_strides
         pads = jax.lax.padtype_to_pads(g.shape[:2], (height, width), self.window_strides, self.padding)
-        g = jnp.pad(g, [*pads, (0, 0)])
-        rows = (g.shape[0] - height) // down + 1
-        columns = (g.shape[1] - width) // right + 1
+        (top, bottom), (left, right) = pads
+        rows = (top + g.shape[0] + bottom - height) // down + 1
+        columns = (left + g.shape[1] + right - width) // across + 1
         if rows < 1 or columns < 1:
             raise ValueError(f"ConvSynapse's filter ({height}, {width}) is larger than its input {g.shape[:2]}")
-        shifted = [
-            g[i : i + down * (rows - 1) + 1 : down, j : j + right * (columns - 1) + 1 : right]
-            for i in range(height)
-            for j in range(width)
-        ]
+        tall, wide = -(-height // down), -(-width // across)
+        bottom = (rows - 1 + tall) * down - top - g.shape[0]
+        right = (columns - 1 + wide) * across - left - g.shape[1]
+        g = jax.lax.pad(g, jnp.zeros((), g.dtype), [(top, bottom, 0), (left, right, 0), (0, 0, 0)])
+        blocks = rearrange(g, "(row down) (column across) i -> row column (down across i)", down=down, across=across)
+        shifted = [blocks[i : i + rows, j : j + columns] for i in range(tall) for j in range(wide)]
         return jnp.concatenate(shifted, axis=-1)
 
 

@@ -1,0 +1,479 @@
+"""Descent: the steps it takes, the energy it lowers, what it holds, what flows through it, and what it refuses."""
+
+import math
+import re
+from functools import partial
+
+import equinox as eqx
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from jax.tree_util import Partial
+
+import hamux
+
+
+def one_layer(synapse, lagrangian=hamux.lagr_identity, size=4, **options):
+    return hamux.HAM({"x": hamux.Neurons(lagrangian, size, **options)}, {"s": synapse}, [(("x",), "s")])
+
+
+def two_layers(seed=0, strength=2.0, **tau):
+    """Two layers and a bilinear synapse: a bipartite memory, whose energy is not concave in both g's together."""
+    W = hamux.DenseSynapse(jr.key(seed), 4, 3)
+    return hamux.HAM(
+        {name: hamux.Neurons(hamux.lagr_tanh, size, tau=tau.get(name, 1.0)) for name, size in [("a", 4), ("b", 3)]},
+        {"s": eqx.tree_at(lambda synapse: synapse.W, W, 50 * strength * W.W)},
+        [(("a", "b"), "s")],
+    )
+
+
+def by_hand(ham, xs, steps, dt, tau):
+    """The states and energies of a descent, step by step in Python."""
+    energy_and_gradient = jax.jit(lambda xs: ham.dEdg(ham.activations(xs), xs, return_energy=True))
+    path, energies = [], []
+    for _ in range(steps + 1):
+        energy, dEdg = energy_and_gradient(xs)
+        path.append(xs)
+        energies.append(energy)
+        xs = {name: x - dt / tau[name] * np.asarray(dEdg[name]) for name, x in xs.items()}
+    return jax.tree.map(lambda *states: np.stack(states), *path), np.stack(energies)
+
+
+def assert_trees_agree(found, expected, rtol=1e-10, atol=1e-12):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=atol), found, expected)
+
+
+def random_states(ham, seed=1, bs=None):
+    return jax.tree.map(np.asarray, ham.init_states(bs, key=jr.key(seed)))
+
+
+def example(batch, i):
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[i], batch)
+
+
+every_method = pytest.mark.parametrize(
+    "method", [partial(hamux.descend, steps=6), partial(hamux.relax, max_steps=6)], ids=["descend", "relax"]
+)
+
+
+def test_descend_takes_the_steps_one_would_take_by_hand():
+    ham = two_layers(a=2.0, b=0.5)
+    xs = random_states(ham)
+    out = hamux.descend(ham, xs, steps=6, dt=0.2, trajectory=True)
+    path, energies = by_hand(ham, xs, 6, 0.2, {"a": 2.0, "b": 0.5})
+    assert energies.shape == (7,)
+    np.testing.assert_allclose(out.energies, energies, rtol=1e-10)
+    assert_trees_agree(out.trajectory, path)
+    assert_trees_agree(out.xs, {name: states[-1] for name, states in path.items()})
+    before, last = (ham.activations(example(path, i)) for i in (5, 6))
+    residual = max(np.max(np.abs(last[name] - before[name])) for name in last)
+    np.testing.assert_allclose(out.residual, residual, rtol=1e-10)
+    assert (out.steps, out.converged) == (6, False)
+
+
+def test_descend_tells_whether_it_has_converged():
+    ham = two_layers(strength=0.1)
+    out = hamux.descend(ham, random_states(ham), steps=100, dt=1.0, tol=1e-8)
+    assert out.converged
+    assert out.residual <= 1e-8
+
+
+@pytest.mark.parametrize(
+    ("method", "loop"), [(partial(hamux.descend, steps=7), "scan["), (partial(hamux.relax, max_steps=7), "while[")]
+)
+def test_each_method_is_one_compiled_loop(method, loop):
+    ham = two_layers()
+    program = str(jax.make_jaxpr(partial(method, ham))(random_states(ham)))
+    assert [program.count(name) for name in ("scan[", "while[")] == [loop == "scan[", loop == "while["]
+
+
+SOFTMAX = Partial(hamux.lagr_softmax, beta=2.0)
+CERTIFIED = {
+    "identity, relu": one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 3)),
+    "tanh, softmax": one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 3, SOFTMAX), hamux.lagr_tanh),
+    "softmax, repu": one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 3, Partial(hamux.lagr_repu, n=3)), SOFTMAX),
+    "layernorm, exp": one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 3, hamux.lagr_exp), hamux.lagr_layernorm),
+    "distances": one_layer(hamux.KernelSynapse(jr.key(0), 4, 3, beta=2.0), leak=0.0),
+}
+
+
+@pytest.mark.parametrize("ham", CERTIFIED.values(), ids=CERTIFIED.keys())
+def test_descend_falls_where_the_synapse_is_concave(ham):
+    @settings(max_examples=25)
+    @given(
+        hnp.arrays(float, (3, 4), elements=st.floats(-2, 2)),
+        hnp.arrays(float, 4, elements=st.floats(-3, 3)),
+        st.floats(0.01, 1),
+    )
+    def falls(xi, x, dt):
+        with_memories = eqx.tree_at(lambda ham: ham.synapses["s"].xi, ham, (jnp.asarray(xi),))
+        energies = hamux.descend(with_memories, {"x": jnp.asarray(x)}, steps=8, dt=dt).energies
+        assert energies.shape == (9,)
+        assert np.max(np.diff(energies)) <= 1e-12 * (1 + np.max(np.abs(energies)))
+
+    falls()
+
+
+def test_relax_never_rises_where_a_full_step_does():
+    ham = two_layers(seed=0)
+    xs = random_states(ham)
+    assert np.max(np.diff(hamux.descend(ham, xs, steps=10, dt=1.0).energies)) > 1
+    out = hamux.relax(ham, xs)
+    assert out.converged
+    assert np.max(np.diff(out.energies)) <= 1e-13 * np.max(np.abs(out.energies))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_relax_ends_at_a_fixed_point(seed):
+    ham = two_layers(seed)
+    out = hamux.relax(ham, random_states(ham), tol=1e-10, dt=0.7)
+    assert out.converged
+    assert out.residual <= 1e-10
+    assert 1 < out.steps < 500
+    assert np.max(np.diff(out.energies)) <= 1e-13 * np.max(np.abs(out.energies))
+    gs = ham.activations(out.xs)
+    once_more = ham.activations(hamux.descend(ham, out.xs, steps=1, dt=0.7).xs)
+    assert_trees_agree(once_more, gs, rtol=0, atol=1e-10)
+    hessian = {name: 1 - g**2 for name, g in gs.items()}
+    for name, gradient in ham.dEdg(gs, out.xs).items():
+        np.testing.assert_allclose(hessian[name] * gradient, 0, atol=1e-9)
+
+
+def test_relax_stops_at_max_steps():
+    ham = two_layers()
+    out = hamux.relax(ham, random_states(ham), max_steps=1)
+    assert (out.steps, out.converged) == (1, False)
+    assert out.energies.shape == (2,)
+
+
+def test_relax_shortens_a_step_that_overflows():
+    """E = Σ eˣ (x − 1 − b) is least at x = b; the first full step goes from −5 to 3195."""
+    ham = one_layer(
+        eqx.tree_at(lambda bias: bias.b, hamux.BiasSynapse(jr.key(0), 1), jnp.array([3.0])), hamux.lagr_exp, 1
+    )
+    out = hamux.relax(ham, {"x": jnp.array([-5.0])}, dt=400.0, tol=1e-9)
+    assert out.converged
+    assert np.all(np.diff(out.energies) <= 1e-12)
+    np.testing.assert_allclose(out.xs["x"], 3, rtol=1e-6)
+
+
+def test_relax_in_float32_stays_there_and_falls_to_rounding():
+    ham = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), two_layers())
+    xs = jax.tree.map(lambda x: x.astype(jnp.float32), random_states(ham))
+    out = hamux.relax(ham, xs, tol=1e-5, trajectory=True)
+    assert out.converged
+    assert {leaf.dtype for leaf in (*out.xs.values(), *out.trajectory.values(), out.energies)} == {jnp.dtype("float32")}
+    assert np.max(np.diff(out.energies)) <= 1e-6 * np.max(np.abs(out.energies))
+
+
+def test_the_trajectory_has_the_states_behind_the_energies():
+    ham = two_layers()
+    xs = random_states(ham)
+    out = hamux.relax(ham, xs, max_steps=60, trajectory=True)
+    assert out.energies.shape == (61,)
+    assert {name: states.shape for name, states in out.trajectory.items()} == {"a": (61, 4), "b": (61, 3)}
+    batched = ham.vectorize()
+    energies = jax.jit(lambda xs: batched.energy(batched.activations(xs), xs))(out.trajectory)
+    np.testing.assert_allclose(out.energies, energies, rtol=1e-12)
+    assert_trees_agree(example(out.trajectory, 0), xs)
+    taken = int(out.steps)
+    assert 1 < taken < 60
+    for name, states in jax.tree.map(np.asarray, out.trajectory).items():
+        np.testing.assert_array_equal(states[taken:], np.broadcast_to(out.xs[name], states[taken:].shape))
+        assert not np.array_equal(states[taken], states[taken - 1])
+
+
+@every_method
+def test_without_asking_there_is_no_trajectory(method):
+    ham = two_layers()
+    assert method(ham, random_states(ham)).trajectory is None
+
+
+@every_method
+def test_tau_divides_the_step_of_its_layer(method):
+    xs = random_states(two_layers())
+    of_the_layers = method(two_layers(a=2.0, b=0.5), xs, dt=0.2)
+    given_here = method(two_layers(a=7.0, b=0.5), xs, dt=0.2, tau={"a": 2.0})
+    assert_trees_agree(of_the_layers, given_here)
+    assert_trees_agree(method(two_layers(), xs, dt=0.4, tau={"a": 2.0, "b": 2.0}), method(two_layers(), xs, dt=0.2))
+
+
+@every_method
+@pytest.mark.parametrize("mask", [np.array([True, False, True, False]), True], ids=["some", "all"])
+def test_clamped_units_never_move_and_free_ones_do(method, mask):
+    ham = two_layers()
+    xs = random_states(ham)
+    out = method(ham, xs, dt=0.3, clamp={"a": mask}, trajectory=True)
+    held = np.broadcast_to(mask, 4)
+    moved = np.asarray(out.trajectory["a"]) != xs["a"]
+    np.testing.assert_array_equal(moved[1:], np.broadcast_to(~held, moved[1:].shape))
+    np.testing.assert_array_equal(out.xs["a"] != xs["a"], ~held)
+    assert np.all(out.xs["b"] != xs["b"])
+
+
+@every_method
+def test_in_a_batch_a_mask_holds_for_all_or_for_its_example(method):
+    ham = two_layers().vectorize()
+    xs = random_states(ham, bs=3)
+    shared = np.array([True, False, True, False])
+    own = np.array([[True] * 4, [False] * 4, [True, True, False, False]])
+    for mask in (shared, own):
+        held = np.broadcast_to(mask, (3, 4))
+        np.testing.assert_array_equal(np.asarray(method(ham, xs, clamp={"a": mask}).xs["a"]) == xs["a"], held)
+
+
+def test_a_stored_pattern_is_completed_from_its_half():
+    patterns = np.random.default_rng(0).choice([-1.0, 1.0], (3, 64))
+    ham = hamux.HAM(
+        neurons={
+            "image": hamux.Neurons(hamux.lagr_tanh, (64,)),
+            "memory": hamux.Neurons(Partial(hamux.lagr_softmax, beta=2.0), (3,)),
+        },
+        synapses={"recall": hamux.DenseSynapse(jr.key(0), 64, 3)},
+        connections=[(("image", "memory"), "recall")],
+    )
+    ham = eqx.tree_at(lambda ham: ham.synapses["recall"].W, ham, jnp.asarray(3 * patterns.T))
+    known = np.arange(64) < 32
+    for pattern in patterns:
+        xs = ham.init_states() | {"image": np.where(known, 3 * pattern, 0)}
+        out = hamux.relax(ham, xs, tol=1e-5, max_steps=500, clamp={"image": known})
+        assert out.converged
+        np.testing.assert_allclose(ham.activations(out.xs)["image"], np.tanh(3) * pattern, atol=1e-6)
+
+
+@jax.jit
+def learnable():
+    """Every parameter of it is a leaf: Lagrangians' and synapses'."""
+    keys = jr.split(jr.key(0), 3)
+    ham = hamux.HAM(
+        {
+            "image": hamux.Neurons(Partial(hamux.lagr_tanh, beta=0.7), 4),
+            "hidden": hamux.Neurons(Partial(hamux.lagr_softmax, beta=2.0), 3, leak=0.5),
+            "tokens": hamux.Neurons(
+                Partial(hamux.lagr_layernorm, gamma=1.5, delta=np.array([0.1, -0.2, 0.3, 0.4])), (2, 4)
+            ),
+        },
+        {
+            "dense": hamux.DenseSynapse(keys[0], 4, 3),
+            "memories": hamux.HopfieldSynapse(keys[1], 4, 2, Partial(hamux.lagr_sigmoid, beta=1.5, scale=2.0)),
+            "attention": hamux.AttentionSynapse(keys[2], 4, 2, 2),
+        },
+        [
+            (("image", "hidden"), "dense"),
+            (("tokens",), "memories"),
+            (("image",), "memories"),
+            (("tokens",), "attention"),
+        ],
+    )
+    return jax.tree.map(lambda leaf: 20 * leaf if leaf.ndim > 1 else leaf, ham)
+
+
+def test_gradients_flow_through_descend_into_every_parameter(gradients):
+    ham = learnable()
+    xs, targets = random_states(ham, seed=1), random_states(ham, seed=2)
+
+    def loss(ham):
+        gs = ham.activations(hamux.descend(ham, xs, steps=5, dt=0.2).xs)
+        return sum(jnp.sum((gs[name] - targets[name]) ** 2) for name in gs)
+
+    _, by_autograd, differences = gradients(loss, ham)
+    assert_trees_agree(by_autograd, differences, rtol=1e-5, atol=1e-8)
+    for leaf in jax.tree.leaves(by_autograd):
+        assert np.max(np.abs(leaf)) > 1e-4
+
+
+def test_gradients_flow_through_descend_into_the_start_and_the_step(gradients):
+    ham = two_layers()
+
+    def loss(start):
+        xs, dt = start
+        return jnp.sum(ham.activations(hamux.descend(ham, xs, steps=5, dt=dt).xs)["a"])
+
+    _, by_autograd, differences = gradients(loss, (random_states(ham), jnp.array(0.2)))
+    assert_trees_agree(by_autograd, differences, rtol=1e-6, atol=1e-8)
+
+
+def test_a_layer_without_leak_is_moved_by_its_synapses_alone():
+    tokens = hamux.Neurons(hamux.lagr_layernorm, (3, 4), leak=0.0)
+    synapses = {
+        "attention": hamux.AttentionSynapse(jr.key(0), 4, 2, 3),
+        "memories": hamux.HopfieldSynapse(jr.key(1), 4, 5),
+    }
+    ham = hamux.HAM({"tokens": tokens}, synapses, [(("tokens",), "attention"), (("tokens",), "memories")])
+    ham = jax.tree.map(lambda leaf: 10 * leaf, ham)
+    xs = random_states(ham)
+
+    def synaptic(g):
+        return ham.synapses["attention"](g) + ham.synapses["memories"](g)
+
+    energy_and_gradient = jax.jit(lambda x: jax.value_and_grad(synaptic)(tokens.activations(x)))
+    x, energies = xs["tokens"], []
+    for _ in range(4):
+        energy, gradient = energy_and_gradient(x)
+        energies.append(energy)
+        x = x - 0.1 * np.asarray(gradient)
+    out = hamux.descend(ham, xs, steps=4, dt=0.1)
+    np.testing.assert_allclose(np.asarray(out.energies)[:4], energies, rtol=1e-10)
+    np.testing.assert_allclose(out.xs["tokens"], x, rtol=1e-10)
+    assert np.all(np.diff(out.energies) < 0)
+
+
+@every_method
+def test_in_a_batch_each_example_has_the_result_it_has_alone(method):
+    ham = two_layers()
+    xs = random_states(ham, bs=3)
+    together = method(ham.vectorize(), xs)
+    for i in range(3):
+        assert_trees_agree(example(together, i), method(ham, example(xs, i)))
+
+
+def test_in_a_batch_each_example_stops_for_itself():
+    ham = two_layers()
+    xs = random_states(ham, bs=4)
+    settled = hamux.relax(ham, example(xs, 0), tol=1e-9).xs
+    xs = {name: np.concatenate([settled[name][None], x[1:]]) for name, x in xs.items()}
+    out = hamux.relax(ham.vectorize(), xs, tol=1e-6)
+    assert out.converged.all()
+    assert out.steps[0] == 1
+    assert len(set(out.steps.tolist())) > 2
+    alone = [hamux.relax(ham, example(xs, i), tol=1e-6).steps for i in range(4)]
+    np.testing.assert_array_equal(out.steps, alone)
+
+
+@every_method
+def test_under_the_callers_jit_and_vmap(method):
+    ham = two_layers()
+    xs = random_states(ham, bs=3)
+    known = jnp.array([True, False, True, False])
+    batched = method(ham.vectorize(), xs, dt=1.0, clamp={"a": known})
+    assert_trees_agree(jax.vmap(lambda xs: method(ham, xs, dt=1.0, clamp={"a": known}))(xs), batched)
+    jitted = jax.jit(lambda ham, xs, known, dt: method(ham, xs, dt=dt, clamp={"a": known}))
+    assert_trees_agree(jitted(ham, example(xs, 0), known, 1.0), example(batched, 0))
+
+
+def cubic():
+    """−⅓ Σ max(ξx, 0)³ outgrows ½ Σ x²: the energy has no lower bound."""
+    ham = one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 4, Partial(hamux.lagr_repu, n=3)))
+    return eqx.tree_at(lambda ham: ham.synapses["s"].xi, ham, (2 * jnp.eye(4),))
+
+
+@pytest.mark.parametrize(
+    "ham",
+    [
+        one_layer(hamux.BiasSynapse(jr.key(0), 4), hamux.lagr_tanh),
+        one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 3), leak=0.0),
+        one_layer(hamux.BiasSynapse(jr.key(0), 4), hamux.lagr_relu, leak=0.0),
+    ],
+    ids=["leak", "relu synapse", "relu layer"],
+)
+def test_relax_finds_nan_in_a_state(ham):
+    with pytest.raises(ValueError, match="the energy is nan at step 0: a state or a parameter is not finite to begin"):
+        hamux.relax(ham, {"x": jnp.array([1.0, jnp.nan, 0, 0])})
+
+
+def test_relax_finds_nan_in_an_example_of_a_batch():
+    ham = two_layers().vectorize()
+    xs = random_states(ham, bs=3)
+    with pytest.raises(ValueError, match="the energy is nan at step 0 of example 2"):
+        hamux.relax(ham, xs | {"a": np.where(np.arange(12).reshape(3, 4) == 9, np.nan, xs["a"])})
+
+
+def test_relax_names_the_step_at_which_the_energy_stopped_being_finite():
+    ham, xs = cubic(), {"x": jnp.ones(4)}
+    energies = hamux.descend(ham, xs, steps=20, dt=1.0).energies
+    step = int(np.argmin(np.isfinite(energies)))
+    assert step > 1
+    with pytest.raises(ValueError, match=rf"the energy is (nan|-inf) at step {step}: .*the energy has no lower bound"):
+        hamux.relax(ham, xs)
+
+
+def test_under_jit_an_energy_that_is_not_finite_is_told_by_the_result():
+    out = jax.jit(hamux.relax)(cubic(), {"x": jnp.ones(4)})
+    assert not out.converged
+    finite = np.isfinite(out.energies)
+    assert not finite[out.steps]
+    assert finite[: int(out.steps)].all()
+
+
+@every_method
+@pytest.mark.parametrize("dt", [math.nan, math.inf, -math.inf, 0.0, -0.1])
+def test_a_dt_out_of_range(method, dt):
+    with pytest.raises(ValueError, match=f"dt is {dt}; it must be finite and greater than 0"):
+        method(two_layers(), two_layers().init_states(), dt=dt)
+
+
+@every_method
+@pytest.mark.parametrize("tau", [math.nan, math.inf, 0.0, -1.0])
+def test_a_tau_out_of_range(method, tau):
+    with pytest.raises(ValueError, match=re.escape(f'tau["b"] is {tau}; it must be finite and greater than 0')):
+        method(two_layers(), two_layers().init_states(), tau={"b": tau})
+
+
+@every_method
+@pytest.mark.parametrize("tol", [math.nan, 0.0, -1e-5])
+def test_a_tol_out_of_range(method, tol):
+    with pytest.raises(ValueError, match=f"tol is {tol}; it must be finite and greater than 0"):
+        method(two_layers(), two_layers().init_states(), tol=tol)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5])
+def test_too_few_steps(steps):
+    ham = two_layers()
+    with pytest.raises(ValueError, match=f"^steps is {steps}; at least one step is needed"):
+        hamux.descend(ham, ham.init_states(), steps=steps)
+    with pytest.raises(ValueError, match=f"^max_steps is {steps}; at least one step is needed"):
+        hamux.relax(ham, ham.init_states(), max_steps=steps)
+
+
+@every_method
+@pytest.mark.parametrize("option", ["tau", "clamp"])
+def test_an_option_for_an_unknown_layer(method, option):
+    with pytest.raises(ValueError, match=re.escape(f"{option} names ['c']; this HAM has ['a', 'b']")):
+        method(two_layers(), two_layers().init_states(), **{option: {"c": 1.0}})
+
+
+@every_method
+@pytest.mark.parametrize(
+    ("mask", "found"),
+    [
+        (np.ones(3, bool), "bool[3]"),
+        (np.ones((2, 4), bool), "bool[2, 4]"),
+        (np.ones(4), "float64[4]"),
+        (np.ones(4, np.int32), "int32[4]"),
+    ],
+)
+def test_a_mask_that_does_not_fit(method, mask, found):
+    with pytest.raises(ValueError, match=re.escape(f'clamp["a"] is {found}; expected True or bool[4]')):
+        method(two_layers(), two_layers().init_states(), clamp={"a": mask})
+
+
+@every_method
+@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize("clamp", [None, {"a": True}], ids=["free", "clamped"])
+def test_states_with_a_missing_or_an_unknown_layer(method, vectorized, clamp):
+    ham = two_layers().vectorize() if vectorized else two_layers()
+    xs = ham.init_states(2 if vectorized else None)
+    message = 'states for ["b", "c"]: missing ["a"], unknown ["c"]; this HAM has ["a", "b"]'
+    with pytest.raises(ValueError, match=re.escape(message)):
+        method(ham, {"b": xs["b"], "c": xs["a"]}, clamp=clamp)
+
+
+@every_method
+def test_a_state_of_a_wrong_shape(method):
+    ham = two_layers()
+    with pytest.raises(ValueError, match=re.escape('the state of "a" has shape (5,), expected (4,)')):
+        method(ham, ham.init_states() | {"a": jnp.zeros(5)})
+    with pytest.raises(ValueError, match=re.escape('the state of "a" has shape (5,), expected (4,)')):
+        method(ham.vectorize(), ham.init_states(2) | {"a": jnp.zeros((2, 5))})
+
+
+def test_a_misspelt_argument():
+    ham = two_layers()
+    with pytest.raises(TypeError, match="clam"):
+        hamux.relax(ham, ham.init_states(), clam={"a": True})

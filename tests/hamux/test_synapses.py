@@ -1,0 +1,369 @@
+"""Hypersynapses against explicit loops over small arrays."""
+
+import itertools
+import math
+import re
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+import hamux
+
+
+def draw(*shapes, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.standard_normal(shape) for shape in shapes]
+
+
+@pytest.fixture(scope="module")
+def checked(gradients):
+    """The energy of a synapse, its gradient by every parameter and every g held against finite differences."""
+
+    def energy(arguments):
+        synapse, gs = arguments
+        return synapse(*gs)
+
+    def check(synapse, *gs):
+        value, *both = gradients(energy, (synapse, gs))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-7), *both)
+        return value
+
+    return check
+
+
+def with_weights(synapse, **weights):
+    for name, value in weights.items():
+        value = jax.tree.map(jnp.asarray, value)
+        synapse = eqx.tree_at(lambda synapse, name=name: getattr(synapse, name), synapse, value)
+    return synapse
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes"),
+    [
+        (lambda key: hamux.DenseSynapse(key, 3, 4, 5), [(3, 4, 5)]),
+        (lambda key: hamux.BiasSynapse(key, 3), [(3,)]),
+        (lambda key: hamux.BiasSynapse(key, (3, 4)), [(3, 4)]),
+        (lambda key: hamux.ConvSynapse(key, 4, 3, 2), [(4, 3, 2, 2)]),
+        (lambda key: hamux.ConvSynapse(key, 4, 3, (2, 5)), [(4, 3, 2, 5)]),
+        (lambda key: hamux.HopfieldSynapse(key, 3, 8, Partial(hamux.lagr_repu, n=3)), [(8, 3)]),
+        (lambda key: hamux.KernelSynapse(key, (3, 4), 8, "epanechnikov", beta=2.0), [(8, 3), (8, 4), ()]),
+        (lambda key: hamux.AttentionSynapse(key, 3, 2, 4), [(2, 4, 3), (2, 4, 3)]),
+    ],
+)
+def test_leaves_are_arrays_and_equal_builds_have_equal_structure(make, shapes):
+    first, second = (eqx.filter_eval_shape(make, jr.key(seed)) for seed in (0, 1))
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    assert [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(first)] == [(shape, float) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda key: hamux.DenseSynapse(key, 4, 5),
+        lambda key: hamux.BiasSynapse(key, (3, 4)),
+        lambda key: hamux.ConvSynapse(key, 3, 2, 3),
+        lambda key: hamux.HopfieldSynapse(key, (4, 4), 5),
+        lambda key: hamux.KernelSynapse(key, (4, 4), 5).xi,
+        lambda key: hamux.AttentionSynapse(key, 5, 2, 3),
+    ],
+)
+def test_weights_are_drawn_from_the_key(make):
+    first, again, other = ([np.asarray(leaf) for leaf in jax.tree.leaves(make(jr.key(seed)))] for seed in (0, 0, 1))
+    for leaf, same in zip(first, again, strict=True):
+        np.testing.assert_array_equal(leaf, same)
+    numbers = np.concatenate([leaf.ravel() for leaf in first + other])
+    assert len(np.unique(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3)], ids=str)
+def test_dense_is_a_sum_over_every_pair_of_units_and_tokens(leading, checked):
+    W, g1, g2 = draw((4, 5), (*leading, 4), (*leading, 5))
+    synapse = with_weights(hamux.DenseSynapse(jr.key(0), 4, 5), W=W)
+    expected = -sum(
+        W[i, j] * g1[(*token, i)] * g2[(*token, j)]
+        for token in np.ndindex(leading)
+        for i, j in itertools.product(range(4), range(5))
+    )
+    np.testing.assert_allclose(checked(synapse, g1, g2), expected, rtol=1e-12)
+
+
+def test_dense_on_three_layers(checked):
+    W, g1, g2, g3 = draw((2, 3, 4), 2, 3, 4)
+    synapse = with_weights(hamux.DenseSynapse(jr.key(0), 2, 3, 4), W=W)
+    expected = -sum(W[i] * g1[i[0]] * g2[i[1]] * g3[i[2]] for i in np.ndindex(2, 3, 4))
+    np.testing.assert_allclose(checked(synapse, g1, g2, g3), expected, rtol=1e-12)
+
+
+def test_dense_shares_a_layer_without_tokens_among_all_tokens():
+    tokens, label = draw((3, 4), 5)
+    synapse = hamux.DenseSynapse(jr.key(0), 4, 5)
+    np.testing.assert_allclose(synapse(tokens, label), sum(synapse(token, label) for token in tokens), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shapes", [[(3,), (5,)], [(4,), ()], [(2, 4), (3, 5)]], ids=str)
+def test_dense_names_shapes_that_do_not_fit(shapes):
+    message = f"DenseSynapse of shape (4, 5) got g's of shapes {shapes}; their last axes must be (4, 5)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        hamux.DenseSynapse(jr.key(0), 4, 5)(*draw(*shapes))
+
+
+def test_dense_counts_its_layers():
+    with pytest.raises(ValueError, match=re.escape("DenseSynapse of shape (4, 5) joins 2 layers, got 3 g's")):
+        hamux.DenseSynapse(jr.key(0), 4, 5)(*draw(4, 5, 5))
+
+
+@pytest.mark.parametrize("shape", [4, (4,), (3, 4), (2, 3, 4)], ids=str)
+def test_bias_is_shared_by_the_leading_axes(shape, checked):
+    synapse, (g,) = hamux.BiasSynapse(jr.key(0), shape), draw((2, 3, 4))
+    np.testing.assert_allclose(checked(synapse, g), -np.sum(np.asarray(synapse.b) * g), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3)], ids=str)
+def test_bias_names_shapes_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match=re.escape(f"BiasSynapse of shape (3, 4) got g of shape {shape}")):
+        hamux.BiasSynapse(jr.key(0), (3, 4))(*draw(shape))
+
+
+def convolution_matrix(W, size, strides, padding):
+    """The convolution as a matrix (height₂·width₂·out, height·width·in), and (height₂, width₂)."""
+    out, channels, *filter_shape = W.shape
+    if padding == "SAME":
+        sizes = [math.ceil(n / s) for n, s in zip(size, strides, strict=True)]
+        lacking = [max((m - 1) * s + f - n, 0) for m, s, f, n in zip(sizes, strides, filter_shape, size, strict=True)]
+        before = [n // 2 for n in lacking]
+    else:
+        sizes = [(n - f) // s + 1 for n, f, s in zip(size, filter_shape, strides, strict=True)]
+        before = [0, 0]
+    matrix = np.zeros((*sizes, out, *size, channels))
+    for r, c, i, j in itertools.product(*map(range, (*sizes, *filter_shape))):
+        row, column = r * strides[0] + i - before[0], c * strides[1] + j - before[1]
+        if 0 <= row < size[0] and 0 <= column < size[1]:
+            matrix[r, c, :, row, column, :] += W[:, :, i, j]
+    return matrix.reshape(math.prod(sizes) * out, math.prod(size) * channels), tuple(sizes)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(
+    ("filter_shape", "strides"), [(2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3), ((4, 1), (2, 1))], ids=str
+)
+def test_conv_is_the_convolution_as_a_matrix_and_as_jax_has_it(filter_shape, strides, padding):
+    synapse = hamux.ConvSynapse(jr.key(0), 3, 2, filter_shape, strides, padding)
+    pair = strides if isinstance(strides, tuple) else (strides, strides)
+    matrix, sizes = convolution_matrix(np.asarray(synapse.W), (7, 6), pair, padding)
+    g1, g2 = draw((7, 6, 2), (*sizes, 3))
+
+    @jax.jit
+    def both(g1, g2):
+        convolved = jax.lax.conv_general_dilated(
+            g1[None], synapse.W, pair, padding, dimension_numbers=("NHWC", "OIHW", "NHWC")
+        )
+        return jax.value_and_grad(synapse, argnums=(0, 1))(g1, g2), convolved[0]
+
+    (energy, (into_1, into_2)), convolved = jax.tree.map(np.asarray, both(g1, g2))
+    np.testing.assert_allclose(energy, -g2.ravel() @ matrix @ g1.ravel(), rtol=1e-10)
+    np.testing.assert_allclose(-into_1.ravel(), matrix.T @ g2.ravel(), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(-into_2.ravel(), matrix @ g1.ravel(), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(-into_2, convolved, rtol=1e-10, atol=1e-12)
+
+
+def test_conv_has_the_right_gradient(checked):
+    checked(hamux.ConvSynapse(jr.key(0), 3, 2, (3, 2), 2), *draw((7, 6, 2), (4, 3, 3)))
+
+
+def test_conv_names_shapes_that_do_not_fit():
+    synapse = hamux.ConvSynapse(jr.key(0), 3, 2, 3, 2)
+    with pytest.raises(ValueError, match=re.escape("makes (4, 3, 3) of g1 (7, 6, 2), got g2 of shape (4, 4, 3)")):
+        synapse(*draw((7, 6, 2), (4, 4, 3)))
+    for shape in [(7, 6, 3), (7, 6)]:
+        with pytest.raises(ValueError, match=re.escape(f"got g1 of shape {shape}, expected (height, width, 2)")):
+            synapse(*draw(shape, (4, 3, 3)))
+
+
+def test_conv_names_a_filter_larger_than_its_input():
+    with pytest.raises(ValueError, match=re.escape("filter (3, 3) is larger than its input (2, 6)")):
+        hamux.ConvSynapse(jr.key(0), 3, 2, 3, padding="VALID")(*draw((2, 6, 2), (1, 4, 3)))
+
+
+def test_conv_knows_two_paddings():
+    with pytest.raises(ValueError, match='padding is \'same\'; it is "SAME" or "VALID"'):
+        hamux.ConvSynapse(jr.key(0), 3, 2, 3, padding="same")
+
+
+HIDDEN = {
+    "relu": (hamux.lagr_relu, lambda h: np.sum(np.maximum(h, 0) ** 2) / 2),
+    "repu": (Partial(hamux.lagr_repu, n=3.0), lambda h: np.sum(np.maximum(h, 0) ** 3) / 3),
+    "exp": (hamux.lagr_exp, lambda h: np.sum(np.exp(h))),
+    "softmax": (Partial(hamux.lagr_softmax, beta=2.0), lambda h: np.log(np.sum(np.exp(2 * h))) / 2),
+}
+
+
+@pytest.mark.parametrize(("lagrangian", "value"), HIDDEN.values(), ids=HIDDEN.keys())
+@pytest.mark.parametrize("tokens", [(), (3,)], ids=str)
+def test_hopfield_sums_the_lagrangian_of_the_overlaps(lagrangian, value, tokens, checked):
+    xi, g = draw((5, 4), (*tokens, 4))
+    synapse = with_weights(hamux.HopfieldSynapse(jr.key(0), 4, 5, lagrangian), xi=(xi,))
+    expected = -sum(value(np.array([memory @ token for memory in xi])) for token in g.reshape(-1, 4))
+    np.testing.assert_allclose(checked(synapse, g), expected, rtol=1e-10)
+
+
+def test_hopfield_is_a_dense_layer_of_relu_neurons_integrated_out():
+    """min over hidden g of −h·g + L*(g) is −L(h), at g = ∂L/∂h."""
+    (g,) = draw(4)
+    synapse, hidden = hamux.HopfieldSynapse(jr.key(0), 4, 5), hamux.Neurons(hamux.lagr_relu, 5)
+    dense = with_weights(hamux.DenseSynapse(jr.key(0), 4, 5), W=synapse.xi[0].T)
+    h = synapse.xi[0] @ g
+    active = hidden.activations(h)
+    np.testing.assert_allclose(synapse(g), dense(g, active) + hidden.energy(active, h), rtol=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [(), (3,)], ids=str)
+def test_hopfield_on_two_layers_adds_up_the_overlaps(tokens, checked):
+    pixels, labels = draw((*tokens, 4), (*tokens, 2))
+    joint = hamux.HopfieldSynapse(jr.key(0), (4, 2), 5)
+    single = with_weights(hamux.HopfieldSynapse(jr.key(0), 6, 5), xi=(jnp.concatenate(joint.xi, axis=-1),))
+    np.testing.assert_allclose(
+        checked(joint, pixels, labels), single(np.concatenate([pixels, labels], axis=-1)), rtol=1e-12
+    )
+
+
+def test_hopfield_learns_the_parameters_of_its_lagrangian():
+    synapse = hamux.HopfieldSynapse(jr.key(0), 4, 5, Partial(hamux.lagr_softmax, beta=2.0))
+    gradient = jax.jit(jax.grad(lambda synapse: synapse(*draw(4))))(synapse)
+    (by_beta,) = jax.tree.leaves(gradient.lagrangian)
+    assert abs(by_beta) > 1e-3
+
+
+@pytest.mark.parametrize("synapse", [hamux.HopfieldSynapse, hamux.KernelSynapse])
+@pytest.mark.parametrize("shapes", [[(3,), (2,)], [(4,)], [(3, 4), (2,)], [(4,), ()]], ids=str)
+def test_memories_name_shapes_that_do_not_fit(synapse, shapes):
+    message = f"{synapse.__name__} over dim (4, 2) got g's of shapes {shapes}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        synapse(jr.key(0), (4, 2), 5)(*draw(*shapes))
+
+
+@pytest.mark.parametrize(
+    "synapse",
+    [
+        hamux.HopfieldSynapse(jr.key(0), 4, 5),
+        hamux.HopfieldSynapse(jr.key(0), 4, 5, Partial(hamux.lagr_softmax, beta=2.0)),
+        hamux.KernelSynapse(jr.key(0), 4, 5, beta=0.7),
+        hamux.KernelSynapse(jr.key(0), 4, 5, "epanechnikov", beta=0.1),
+    ],
+    ids=["relu", "softmax", "gaussian", "epanechnikov"],
+)
+def test_attribution_is_each_memorys_share_of_the_force(synapse):
+    xi, g = map(np.abs, draw((5, 4), (3, 4)))  # so that every memory is felt
+    synapse = with_weights(synapse, xi=(xi,))
+    attribution, force = jax.jit(lambda g: (synapse.attribution(g), -jax.grad(synapse)(g)))(g)
+    assert np.all(np.asarray(attribution) >= 0)
+    np.testing.assert_allclose(np.sum(attribution, axis=-1), np.ones(3), rtol=1e-12)
+    toward = attribution @ xi - (g if isinstance(synapse, hamux.KernelSynapse) else 0)
+    for along, pull in zip(np.asarray(toward), np.asarray(force), strict=True):
+        np.testing.assert_allclose(pull, along * (pull @ along) / (along @ along), rtol=1e-10)
+        assert pull @ along > 0
+
+
+@pytest.mark.parametrize(
+    "synapse",
+    [hamux.HopfieldSynapse(jr.key(0), 4, 5), hamux.KernelSynapse(jr.key(0), 4, 5, "epanechnikov", beta=2.0)],
+    ids=["relu", "epanechnikov"],
+)
+def test_attribution_is_even_where_no_memory_is_felt(synapse):
+    synapse = with_weights(synapse, xi=(np.ones((5, 4)),))
+    np.testing.assert_array_equal(synapse.attribution(np.full(4, -9.0)), np.full(5, 0.2))
+
+
+def kernel_energy(g, xi, kernel, beta):
+    """Distance by distance, without the expansion of the square."""
+    energy = 0.0
+    for token in g.reshape(-1, g.shape[-1]):
+        distances = [beta / 2 * math.dist(token, memory) ** 2 for memory in xi]
+        if kernel == "gaussian":
+            energy -= math.log(sum(math.exp(-u) for u in distances)) / beta
+        else:
+            energy -= math.log(1e-6 + sum(max(1 - u, 0) for u in distances)) / beta
+    return energy
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov"])
+@pytest.mark.parametrize("tokens", [(), (3,)], ids=str)
+def test_kernel_compares_by_distance(kernel, tokens, checked):
+    xi, g = draw((5, 4), (*tokens, 4))
+    synapse = with_weights(hamux.KernelSynapse(jr.key(0), 4, 5, kernel, beta=0.2), xi=(xi,))
+    np.testing.assert_allclose(checked(synapse, g), kernel_energy(g, xi, kernel, 0.2), rtol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov"])
+def test_kernel_on_two_layers_adds_up_the_distances(kernel):
+    pixels, labels = draw((3, 4), (3, 2))
+    joint = hamux.KernelSynapse(jr.key(0), (4, 2), 5, kernel, beta=0.2)
+    xi = np.concatenate(joint.xi, axis=-1)
+    both = np.concatenate([pixels, labels], axis=-1)
+    np.testing.assert_allclose(joint(pixels, labels), kernel_energy(both, xi, kernel, 0.2), rtol=1e-10)
+
+
+def test_epanechnikov_has_its_minima_exactly_at_the_memories():
+    beta = 2.0
+    xi = np.array([[0.0, 0, 0], [2, 0, 0], [0, 2, 1]])
+    synapse = with_weights(hamux.KernelSynapse(jr.key(0), 3, 3, "epanechnikov", beta), xi=(xi,))
+    directions = draw((20, 3))[0]
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    energy = jax.jit(jax.value_and_grad(synapse))
+    for memory in xi:
+        least, gradient = energy(memory)
+        np.testing.assert_allclose(gradient, 0, atol=1e-15)
+        assert all(energy(memory + 0.01 * direction)[0] > least for direction in directions)
+
+
+def test_epanechnikov_is_flat_and_finite_far_away():
+    synapse = hamux.KernelSynapse(jr.key(0), 3, 4, "epanechnikov", beta=2.0)
+    far = np.full(3, 100.0)
+    energy, gradient = jax.jit(jax.value_and_grad(synapse))(far)
+    np.testing.assert_allclose(energy, -math.log(1e-6) / 2, rtol=1e-12)
+    np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+def test_gaussian_step_is_the_softmax_of_the_distances():
+    xi, g = draw((5, 4), 4)
+    synapse = with_weights(hamux.KernelSynapse(jr.key(0), 4, 5, beta=0.7), xi=(xi,))
+    weights = np.exp([-0.35 * math.dist(g, memory) ** 2 for memory in xi])
+    np.testing.assert_allclose(g - jax.jit(jax.grad(synapse))(g), weights / weights.sum() @ xi, rtol=1e-10)
+
+
+def test_kernel_knows_two_kernels():
+    with pytest.raises(ValueError, match='kernel is \'box\'; it is "gaussian" or "epanechnikov"'):
+        hamux.KernelSynapse(jr.key(0), 3, 4, "box")
+
+
+@pytest.mark.parametrize("beta", [None, 0.9])
+def test_attention_is_a_log_sum_over_keys_for_every_head_and_query(beta, checked):
+    heads, size, tokens, dim = 2, 3, 4, 5
+    Wk, Wq, g = draw((heads, size, dim), (heads, size, dim), (tokens, dim))
+    synapse = with_weights(hamux.AttentionSynapse(jr.key(0), dim, heads, size, beta), Wk=Wk, Wq=Wq)
+    b = beta or 1 / math.sqrt(size)
+    expected = 0.0
+    for h, q in itertools.product(range(heads), range(tokens)):
+        scores = [b * (Wk[h] @ g[k]) @ (Wq[h] @ g[q]) for k in range(tokens)]
+        expected -= math.log(sum(math.exp(score) for score in scores)) / b
+    np.testing.assert_allclose(checked(synapse, g), expected, rtol=1e-10)
+
+
+def test_attention_does_not_know_the_order_of_tokens():
+    synapse = with_weights(hamux.AttentionSynapse(jr.key(0), 5, 2, 3), Wk=draw((2, 3, 5))[0])
+    (g,), order = draw((4, 5)), np.array([2, 0, 3, 1])
+    energy = jax.jit(jax.value_and_grad(synapse))
+    np.testing.assert_allclose(energy(g[order])[0], energy(g)[0], rtol=1e-12)
+    np.testing.assert_allclose(energy(g[order])[1], np.asarray(energy(g)[1])[order], rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 6), (2, 4, 5)], ids=str)
+def test_attention_names_shapes_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match=re.escape(f"AttentionSynapse got g of shape {shape}, expected (tokens, 5)")):
+        hamux.AttentionSynapse(jr.key(0), 5, 2, 3)(*draw(shape))
