@@ -13,13 +13,17 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_python_blocks_run_one_after_another(tmp_path):
-    code = "\n".join(blocks("python"))
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert "recalled: True, converged: True" in run.stdout
-    assert "class 7, label 7" in run.stdout
-    assert float(re.search(r"error: ([\d.e-]+)", run.stdout)[1]) < 1e-3
+def test_each_python_block_runs_by_itself(tmp_path):
+    printed = ""
+    for code in blocks("python"):
+        run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        printed += run.stdout
+    assert "recalled: True, converged: True" in printed
+    before, after = map(float, re.search(r"before: (.*), after: (.*)", printed).groups())
+    assert after < before
+    assert "class 7, label 7" in printed
+    assert float(re.search(r"error: ([\d.e-]+)", printed)[1]) < 1e-3
     assert (tmp_path / "runs/my-memory/model.safetensors").is_file()
 
 

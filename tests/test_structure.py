@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "packages/hamux/src/hamux"
 ZOO = ROOT / "zoo/src/hamux_zoo"
-CORE_ORDER = ["_lagrangians", "_neurons", "_synapses", "_ham", "_dynamics", "__init__"]
+CORE_ORDER = ["_binding", "_lagrangians", "_neurons", "_synapses", "_ham", "_dynamics", "__init__"]
 ARCHITECTURES = [f"models.{path.stem}" for path in (ZOO / "models").glob("[!_]*.py")]
 GENERAL = ["_corruptions", "_data", "_evaluation", "_training", "plots"]
 ZOO_ORDER = ["_hub", "_model", *ARCHITECTURES, "models", "_registry", *GENERAL, "cli", "__init__"]

@@ -153,14 +153,18 @@ def test_relax_stops_at_max_steps():
 
 
 def test_relax_shortens_a_step_that_overflows():
-    """E = Σ eˣ (x − 1 − b) is least at x = b; the first full step goes from −5 to 3195."""
-    ham = one_layer(
-        eqx.tree_at(lambda bias: bias.b, hamux.BiasSynapse(jr.key(0), 1), jnp.array([3.0])), hamux.lagr_exp, 1
-    )
-    out = hamux.relax(ham, {"x": jnp.array([-5.0])}, dt=400.0, tol=1e-9)
+    """E = eˣ (x − 1 − b) is least at x = b; the first full step would go from −5 to 3195."""
+    bias = eqx.tree_at(lambda bias: bias.b, hamux.BiasSynapse(jr.key(0), 1), jnp.array([3.0]))
+    ham, x = one_layer(bias, hamux.lagr_exp, 1), np.array([-5.0])
+    out = hamux.relax(ham, {"x": x}, dt=400.0, tol=1e-9)
     assert out.converged
     assert np.all(np.diff(out.energies) <= 1e-12)
     np.testing.assert_allclose(out.xs["x"], 3, rtol=1e-6)
+
+    once = hamux.relax(ham, {"x": x}, dt=400.0, max_steps=1)
+    share_of_the_step = (once.xs["x"] - x) / (400 * (3 - x))
+    assert share_of_the_step < 0.1
+    np.testing.assert_allclose(once.residual, (np.exp(once.xs["x"]) - np.exp(x))[0] / share_of_the_step[0], rtol=1e-10)
 
 
 def test_relax_in_float32_stays_there_and_falls_to_rounding():

@@ -43,11 +43,8 @@ def test_a_layer_can_be_made_inside_jit_and_grad():
         x = jnp.array([0.5, -1.0, 2.0])
         return layer.energy(layer.g(x), x)
 
-    outside = jax.grad(lambda layer, x: layer.energy(layer.g(x), x))
-    (by_beta,) = jax.tree.leaves(
-        outside(hamux.Neurons(Partial(hamux.lagr_softmax, beta=2.0), 3), jnp.array([0.5, -1.0, 2.0]))
-    )
-    np.testing.assert_allclose(jax.jit(jax.grad(energy))(2.0), by_beta, rtol=1e-12)
+    difference = (energy(2.0 + 1e-6) - energy(2.0 - 1e-6)) / 2e-6
+    np.testing.assert_allclose(jax.jit(jax.grad(energy))(2.0), difference, rtol=1e-7)
 
 
 def test_tau_and_leak_are_one_by_default():

@@ -45,7 +45,7 @@ def test_what_is_saved_is_loaded(model, folder, load):
 
 def test_the_files_are_plain(folder):
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
-    assert {"ham.synapses.memory.xi.0", "ham.neurons.label.lagrangian.1.beta"} <= set(
+    assert {"ham.synapses.memory.xi.0", "ham.neurons.label.lagrangian.keywords.beta"} <= set(
         load_file(folder / "model.safetensors")
     )
     assert json.loads((folder / "config.json").read_text())["model_type"] == "dense-hopfield"

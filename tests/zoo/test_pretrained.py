@@ -36,11 +36,11 @@ def test_classifies_as_well_as_its_card_says(memory):
 
 
 def test_completes_better_than_the_mean_image(memory):
-    name, model, (images, _) = memory
+    _, model, (images, _) = memory
     cues, known = corruptions(images)["lower half missing"]
     result = retrieve(model, cues, known)
-    error = np.mean((result.x - images)[:, ~known] ** 2)
-    assert error < score(name, "completion error, mean image")
+    error, of_the_mean = (np.mean((x - images)[:, ~known] ** 2) for x in (result.x, images.mean(axis=0)))
+    assert error < 0.75 * of_the_mean
     np.testing.assert_array_equal(result.x[:, known], images[:, known])
     assert np.mean(result.converged) > 0.9
 

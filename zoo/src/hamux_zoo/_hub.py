@@ -57,10 +57,13 @@ def read_card(name: str | os.PathLike[str]) -> Card:
     match = re.match(r"---\n(.*?)\n---\n(.*)", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     if not match:
         raise ValueError(f"{path} does not begin with metadata between two lines of ---")
-    metadata = yaml.safe_load(match[1])
-    results = [result for model in metadata.get("model-index", []) for result in model["results"]]
-    metrics = [metric for result in results for metric in result["metrics"]]
-    return Card(metadata.get("datasets", []), metrics, match[2])
+    try:
+        metadata = yaml.safe_load(match[1])
+        results = [result for model in metadata.get("model-index", []) for result in model["results"]]
+        metrics = [metric for result in results for metric in result["metrics"]]
+        return Card(list(metadata.get("datasets", [])), metrics, match[2])
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} has metadata that are not a model card's: {error!r}") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = _existing(folder / CONFIG)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds a {type(config).__name__}; expected an object")

@@ -19,7 +19,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 import hamux
 
-from ._hub import CONFIG, find_folder, read_config, read_tensors, write_folder
+from ._hub import CONFIG, WEIGHTS, find_folder, read_config, read_tensors, write_folder
 
 FORMAT_VERSION = 1
 
@@ -58,7 +58,7 @@ class ZooModel(eqx.Module):
         if saved.get("model_type") != cls.model_type:
             raise ValueError(f"{path}: model_type is {saved.get('model_type')!r}, {cls.__name__} is {cls.model_type!r}")
         version = saved.get("format_version")
-        if not isinstance(version, int) or version < 1:
+        if type(version) is not int or version < 1:
             raise ValueError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
         if version > FORMAT_VERSION:
             raise ValueError(f"{path}: format_version is {version}, this one reads {FORMAT_VERSION}; upgrade hamux-zoo")
@@ -67,14 +67,15 @@ class ZooModel(eqx.Module):
         named = _named_leaves(skeleton)
         tensors = read_tensors(folder, {name: leaf.shape for name, leaf in named.items()})
         for name, leaf in named.items():
-            if tensors[name].dtype.kind != leaf.dtype.kind:
-                raise ValueError(f'{folder}: tensor "{name}" is {tensors[name].dtype}, expected {leaf.dtype}')
+            if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
+                path = folder / WEIGHTS
+                raise ValueError(f'{path}: tensor "{name}" is {tensors[name].dtype}, expected {leaf.dtype}')
         return jax.tree.unflatten(jax.tree.structure(skeleton), [jnp.asarray(tensors[name]) for name in named])
 
     def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
         """Write `config.json`, `model.safetensors` keyed by tree path, and `README.md`, the model card.
 
-        Without a `card`, one with the name, the licence tag and the config is written.
+        Without a `card`, one with the folder's name and the config is written.
         """
         folder = Path(folder)
         saved = {
@@ -126,7 +127,7 @@ def _make_config(model: type[ZooModel], values: Any, path: Path | str) -> Any:
             raise ValueError(f"{path}: config key {key!r} is {value!r}, expected {hints[key]}")
     try:
         return config_class(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 

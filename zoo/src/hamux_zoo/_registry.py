@@ -38,7 +38,7 @@ def from_pretrained(name: str | Path) -> ZooModel:
     folder = find_folder(name)
     model_type = read_config(folder).get("model_type")
     classes = model_classes()
-    if model_type not in classes:
+    if not isinstance(model_type, str) or model_type not in classes:
         raise ValueError(f"{folder / CONFIG}: unknown model_type {model_type!r}; known are {sorted(classes)}")
     return classes[model_type].from_pretrained(folder)
 

@@ -83,8 +83,9 @@ def train(
         fresh = _start(model, key_fresh, images[batch[:POOL]], labels[batch[:POOL]], flip)
         return weights, average, state, _replace_some(key_replace, pool, fresh), losses
 
-    key_pool, key_steps = jr.split(jr.key(seed))
-    pool = _start(model, key_pool, images[:POOL], labels[:POOL], flip)
+    key_first, key_pool, key_steps = jr.split(jr.key(seed), 3)
+    first = jr.randint(key_first, (POOL,), 0, len(images))
+    pool = _start(model, key_pool, images[first], labels[first], flip)
     average, state = weights, optimizer.init(weights)
     since: list[dict[str, Array]] = []
     began = time.monotonic()

@@ -27,13 +27,14 @@ def list_command() -> None:
     """Show the pretrained models with size, data set and score."""
     from ._hub import WEIGHTS, find_folder, list_pretrained, read_card
 
-    table = Table("name", "size", "data set", "score")
-    for name in list_pretrained():
-        card = read_card(name)
-        scores = [f"{metric['name']} {metric['value']}" for metric in card.metrics]
-        size = (find_folder(name) / WEIGHTS).stat().st_size
-        table.add_row(name, f"{size / 1e6:.1f} MB", ", ".join(card.datasets), "\n".join(scores))
-    console.print(table)
+    with _errors_as_messages():
+        table = Table("name", "size", "data set", "score")
+        for name in list_pretrained():
+            card = read_card(name)
+            scores = [f"{metric['name']} {metric['value']}" for metric in card.metrics]
+            size = (find_folder(name) / WEIGHTS).stat().st_size
+            table.add_row(name, f"{size / 1e6:.1f} MB", ", ".join(card.datasets), "\n".join(scores))
+        console.print(table)
 
 
 @app.command()
@@ -85,9 +86,10 @@ def train(
         classes = model_classes()
         if architecture not in classes:
             raise ValueError(f'unknown architecture "{architecture}"; there are {sorted(classes)}')
-        learned, held_out = split(load_images(data, "train"), validation, seed)
-        shape, labels = learned.images.shape[1:], int(learned.labels.max()) + 1
-        config = parse_settings(classes[architecture], {"shape": shape, "classes": labels}, settings or [])
+        images = load_images(data, "train")
+        fields = {"shape": images.images.shape[1:], "classes": int(images.labels.max()) + 1}
+        config = parse_settings(classes[architecture], fields, settings or [])
+        learned, held_out = split(images, validation, seed)
         model = classes[architecture](config, key=jr.key(seed))
 
         def report(done: int, values: dict[str, float]) -> None:
@@ -105,8 +107,14 @@ def train(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The folder that the picture goes to.")] = Path("hamux-demo"),
+    name: Annotated[
+        str, typer.Option("--model", help="A bundled model, or a model's folder.")
+    ] = "dense-hopfield-mnist",
+    samples: Annotated[
+        str, typer.Option(help='Images shipped with the package: "mnist" or "fashion-mnist".')
+    ] = "mnist",
 ) -> None:
-    """Retrieve corrupted handwritten digits from the bundled memories; needs no network."""
+    """Retrieve corrupted images, handwritten digits, from the bundled memories; needs no network."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -117,37 +125,37 @@ def demo(
 
     with _errors_as_messages():
         out.mkdir(parents=True, exist_ok=True)
-    model: Any = from_pretrained("dense-hopfield-mnist")
-    images, labels = load_samples("mnist")
-    console.print(
-        f"{model.config.memories} memories trained on MNIST, {len(images)} test digits they have not seen, "
-        "each damaged in three ways and relaxed to a fixed point of the energy:"
-    )
-    columns = ("error\nbefore", "error\nafter", "accuracy", "steps", "energy\nbefore", "energy\nafter")
-    table = Table("corruption", *columns, box=box.SIMPLE_HEAD)
-    rows = []
-    for example, (name, (cues, known)) in enumerate(corruptions(images).items()):
-        result = retrieve(model, cues, known)
-        table.add_row(
-            name,
-            f"{((cues - images) ** 2).mean():.4f}",
-            f"{((result.x - images) ** 2).mean():.4f}",
-            f"{100 * (classify(model, result.x) == labels).mean():.1f} %",
-            f"{sorted(result.steps)[len(labels) // 2]}",
-            f"{result.energies[:, 0].mean():.1f}",
-            f"{result.energies[:, -1].mean():.1f}",
+        model: Any = from_pretrained(name)
+        images, labels = load_samples(samples)
+        console.print(
+            f"{model.config.memories} memories of {name}, {len(images)} test images that they have not seen, "
+            "each damaged in three ways and relaxed to a fixed point of the energy:"
         )
-        shown = model.retrieve(cues[example], known, trajectory=True)
-        end = shown.steps + 1
-        rows.append(plots.Row(name, images[example], cues[example], shown.trajectory[:end], shown.energies[:end]))
-    console.print(table)
-    console.print(
-        "Errors are mean squares over all pixels in [0, 1]; steps to the fixed point (200 at most) are the median; "
-        "accuracy is that of classifying the result."
-    )
-    path = out / "retrieval.png"
-    plots.retrieval_strip(rows).savefig(path, dpi=120)
-    console.print(f"Drawn: {path}", soft_wrap=True)
+        columns = ("error\nbefore", "error\nafter", "accuracy", "steps", "energy\nbefore", "energy\nafter")
+        table = Table("corruption", *columns, box=box.SIMPLE_HEAD)
+        rows = []
+        for example, (name, (cues, known)) in enumerate(corruptions(images).items()):
+            result = retrieve(model, cues, known)
+            table.add_row(
+                name,
+                f"{((cues - images) ** 2).mean():.4f}",
+                f"{((result.x - images) ** 2).mean():.4f}",
+                f"{100 * (classify(model, result.x) == labels).mean():.1f} %",
+                f"{sorted(result.steps)[len(labels) // 2]}",
+                f"{result.energies[:, 0].mean():.1f}",
+                f"{result.energies[:, -1].mean():.1f}",
+            )
+            shown = model.retrieve(cues[example], known, trajectory=True)
+            end = shown.steps + 1
+            rows.append(plots.Row(name, images[example], cues[example], shown.trajectory[:end], shown.energies[:end]))
+        console.print(table)
+        console.print(
+            "Errors are mean squares over all pixels in [0, 1]; steps to the fixed point (200 at most) are the median; "
+            "accuracy is that of classifying the result."
+        )
+        path = out / "retrieval.png"
+        plots.retrieval_strip(rows).savefig(path, dpi=120)
+        console.print(f"Drawn: {path}", soft_wrap=True)
 
 
 def _as_table(measured: dict[str, float]) -> Table:

@@ -1,5 +1,6 @@
 """Figures of memories at work. A function draws on matplotlib axes, or makes them, and returns what it drew on."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from matplotlib.ticker import ScalarFormatter
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
+_STEPS = (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000)
+
+
 def show_image(image: Float[np.ndarray, "height width channels"], ax: Axes | None = None, title: str = "") -> Axes:
     """One image, floats in [0, 1], grey or in colour, without ticks."""
     ax = ax or plt.subplots(figsize=(1.4, 1.4))[1]
@@ -26,10 +30,11 @@ def show_image(image: Float[np.ndarray, "height width channels"], ax: Axes | Non
 def energy_curves(energies: Sequence[np.ndarray], labels: Sequence[str], ax: Axes | None = None) -> Axes:
     """Energy against the step of the descent, one curve a retrieval; the steps beyond 10 on a logarithmic axis."""
     ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
-    for curve, label, colour in zip(energies, labels, COLOURS, strict=False):
+    for curve, label, colour in zip(energies, labels, itertools.cycle(COLOURS), strict=False):
         ax.plot(np.arange(len(curve)), curve, color=colour, marker=".", label=label)
     ax.set_xscale("symlog", linthresh=10)
-    ax.set(xlabel="step", ylabel="energy E", xticks=(0, 2, 4, 6, 8, 10, 20, 50, 100, 200))
+    last = max(map(len, energies)) - 1
+    ax.set(xlabel="step", ylabel="energy E", xticks=[step for step in _STEPS if step <= last])
     ax.xaxis.set_major_formatter(ScalarFormatter())
     ax.legend(fontsize=8, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from ._binding import bind
 from ._neurons import Neurons
 
 States = Mapping[str, Float[Array, "..."]]
@@ -23,7 +24,7 @@ class HAM(eqx.Module):
       serve several connections, a layer may stand twice in one.
 
     States `xs` and activations `gs` are dicts by layer. A HAM is a pytree whose leaves are arrays alone, so that
-    `jax.jit`, `jax.grad` and `jax.vmap` take it as an argument. Krotov, "Hierarchical Associative Memory", 2021, eq. 4;
+    `jax.jit`, `jax.grad` and `jax.vmap` take it as an argument. Krotov, "Hierarchical Associative Memory", 2021;
     Hoover et al., "A Universal Abstraction for Hierarchical Hopfield Networks", 2022.
 
     **Raises** ValueError when it is made, for an unknown layer or synapse, a wrong number of g's, activations that do
@@ -43,8 +44,13 @@ class HAM(eqx.Module):
     ):
         # Sorted, as jax leaves every dict that it has rebuilt: one order before and after `jax.tree.map` or `jax.jit`.
         self.neurons = dict(sorted(neurons.items()))
-        self.synapses = {name: _with_array_leaves(name, synapse) for name, synapse in sorted(synapses.items())}
+        self.synapses = {name: bind(synapse, f'synapse "{name}"') for name, synapse in sorted(synapses.items())}
+        for connection in connections:
+            if len(connection) != 2 or isinstance(connection[0], str):
+                raise ValueError(f"connection {connection!r} is not of the form ((layer, layer, …), synapse)")
         self.connections = tuple((tuple(layers), synapse) for layers, synapse in connections)
+        if not self.neurons:
+            raise ValueError("a HAM has at least one layer of neurons")
         gs = {name: jax.ShapeDtypeStruct(n.shape, jnp.result_type(float)) for name, n in self.neurons.items()}
         for layers, synapse in self.connections:
             self._check_connection(layers, synapse, gs)
@@ -70,6 +76,10 @@ class HAM(eqx.Module):
         if getattr(energy, "shape", None) != ():
             found = getattr(energy, "shape", type(energy).__name__)
             raise ValueError(f"{connection} gives an energy of shape {found}; it must be one scalar")
+
+    def __hash__(self) -> int:
+        leaves, structure = jax.tree.flatten(self)
+        return hash((tuple(leaves), structure))
 
     @property
     def n_neurons(self) -> int:
@@ -138,7 +148,7 @@ class HAM(eqx.Module):
     def unvectorize(self) -> "HAM":
         return self
 
-    def _check_layers(self, what: str, values: States) -> None:
+    def _check_layers(self, what: str, values: States, batched: bool = False) -> None:
         if values.keys() != self.neurons.keys():
             missing = _names(self.neurons.keys() - values.keys())
             unknown = _names(values.keys() - self.neurons.keys())
@@ -147,11 +157,13 @@ class HAM(eqx.Module):
                 f"this HAM has {_names(self.neurons)}"
             )
         for name, layer in self.neurons.items():
-            if jnp.shape(values[name]) != layer.shape:
-                raise ValueError(
-                    f'the {what} of "{name}" has shape {jnp.shape(values[name])}, expected {layer.shape}; '
-                    "for a batch use ham.vectorize() or jax.vmap"
-                )
+            shape, dtype = jnp.shape(values[name]), jnp.result_type(values[name])
+            if shape[batched:] != layer.shape or len(shape) < batched:
+                expected = f"(batch, *{layer.shape})" if batched else layer.shape
+                hint = "one state for each example" if batched else "for a batch use ham.vectorize() or jax.vmap"
+                raise ValueError(f'the {what} of "{name}" has shape {shape}, expected {expected}; {hint}')
+            if not jnp.issubdtype(dtype, jnp.floating):
+                raise ValueError(f'the {what} of "{name}" is of dtype {dtype}, expected floats')
 
 
 class VectorizedHAM(eqx.Module):
@@ -187,44 +199,33 @@ class VectorizedHAM(eqx.Module):
         return self._ham.init_states(bs, key=key)
 
     def activations(self, xs: States) -> dict[str, Array]:
-        return jax.vmap(self._ham.activations)(xs)
+        return self._vmap(self._ham.activations, state=xs)
 
     def neuron_energies(self, gs: States, xs: States) -> dict[str, Float[Array, " batch"]]:
-        return jax.vmap(self._ham.neuron_energies)(gs, xs)
+        return self._vmap(self._ham.neuron_energies, activation=gs, state=xs)
 
     def connection_energies(self, gs: States) -> list[Float[Array, " batch"]]:
-        return jax.vmap(self._ham.connection_energies)(gs)
+        return self._vmap(self._ham.connection_energies, activation=gs)
 
     def energy_tree(self, gs: States, xs: States) -> PyTree[Float[Array, " batch"]]:
-        return jax.vmap(self._ham.energy_tree)(gs, xs)
+        return self._vmap(self._ham.energy_tree, activation=gs, state=xs)
 
     def energy(self, gs: States, xs: States) -> Float[Array, " batch"]:
-        return jax.vmap(self._ham.energy)(gs, xs)
+        return self._vmap(self._ham.energy, activation=gs, state=xs)
 
     def dEdg(self, gs: States, xs: States, return_energy: bool = False):
-        return jax.vmap(lambda gs, xs: self._ham.dEdg(gs, xs, return_energy))(gs, xs)
+        return self._vmap(lambda gs, xs: self._ham.dEdg(gs, xs, return_energy), activation=gs, state=xs)
+
+    def _vmap(self, method: Callable, **values: States):
+        for what, each in values.items():
+            self._ham._check_layers(what, each, batched=True)
+        return jax.vmap(method)(*values.values())
 
     def vectorize(self) -> "VectorizedHAM":
         return self
 
     def unvectorize(self) -> HAM:
         return self._ham
-
-
-def _with_array_leaves(name: str, synapse: Callable[..., Array]) -> Callable[..., Array]:
-    """The synapse with Python floats as arrays; any other leaf that is no array is an error."""
-
-    def check(path, leaf):
-        if isinstance(leaf, float):
-            return jnp.asarray(leaf)
-        if not eqx.is_array_like(leaf) or isinstance(leaf, bool | int):
-            raise ValueError(
-                f'synapse "{name}" has a leaf {jax.tree_util.keystr(path)} = {leaf!r} that is no array; '
-                "mark that field eqx.field(static=True)"
-            )
-        return leaf
-
-    return jax.tree_util.tree_map_with_path(check, synapse)
 
 
 def _names(names) -> str:

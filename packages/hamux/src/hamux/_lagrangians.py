@@ -3,18 +3,11 @@
 Every `lagr_*` takes a state of any shape and returns one scalar. Element-wise ones sum over all axes; those that couple
 the units of one axis (`softmax`, `ghostmax`, `layernorm`, `spherical_norm`) treat every index of the other axes, a
 token, by itself and sum over the tokens. Krotov & Hopfield, "Large Associative Memory Problem in Neurobiology and
-Machine Learning", 2021, eq. 3 and table 1; Hoover et al., "Energy Transformer", 2023, eq. 2 for the layer norm.
+Machine Learning", 2021; Hoover et al., "Energy Transformer", 2023, eq. 2 for the layer norm.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp, softplus
-from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 
@@ -26,9 +19,9 @@ def lagr_identity(x: Float[Array, "..."]) -> Float[Array, ""]:
 def lagr_repu(x: Float[Array, "..."], n: float | Array) -> Float[Array, ""]:
     """L = (1/n) Σ max(x, 0)ⁿ; activation g = max(x, 0)ⁿ⁻¹, the rectified power unit. Convex for n ≥ 1.
 
-    Krotov & Hopfield, "Dense Associative Memory for Pattern Recognition", 2016, eq. 7.
+    Krotov & Hopfield, "Dense Associative Memory for Pattern Recognition", 2016, eq. 3.
     """
-    positive = x > 0
+    positive = ~(x <= 0)  # NaN stays NaN
     # The inner `where` keeps the derivative by n, xⁿ log x, finite where x ≤ 0.
     return jnp.sum(jnp.where(positive, jnp.where(positive, x, 1) ** n, 0)) / n
 
@@ -42,7 +35,7 @@ def lagr_exp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, 
     """L = (1/β) Σ exp(βx); activation g = exp(βx).
 
     Overflows to inf where βx > 88.7 in float32 and 709.7 in float64; `lagr_softmax` has the same minima and does not.
-    Demircigil et al., "On a Model of Associative Memory with Huge Storage Capacity", 2017, eq. 4.
+    Demircigil et al., "On a Model of Associative Memory with Huge Storage Capacity", 2017.
     """
     return jnp.sum(jnp.exp(beta * x)) / beta
 
@@ -59,7 +52,11 @@ def lagr_rexp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array,
 def lagr_tanh(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
     """L = (1/β) Σ log cosh(βx); activation g = tanh(βx). Finite for every finite βx."""
     z = beta * x
-    return jnp.sum(jnp.logaddexp(z, -z) - jnp.log(2.0).astype(x.dtype)) / beta
+    # log cosh z = −½ log(1 − tanh² z) is exact near 0, where log(eᶻ + e⁻ᶻ) − log 2 cancels; the other way far from it.
+    near = jnp.abs(z) < 1
+    log_cosh_near = -0.5 * jnp.log1p(-(jnp.tanh(jnp.where(near, z, 0)) ** 2))
+    log_cosh_far = jnp.logaddexp(z, -z) - jnp.log(2.0).astype(z.dtype)
+    return jnp.sum(jnp.where(near, log_cosh_near, log_cosh_far)) / beta
 
 
 def lagr_sigmoid(x: Float[Array, "..."], beta: float | Array = 1.0, scale: float | Array = 1.0) -> Float[Array, ""]:
@@ -119,30 +116,3 @@ def _per_unit(delta: float | Array, x: Array) -> float | Array:
     """`delta` with the leading axes that let it broadcast against every token of `x`."""
     missing = jnp.ndim(x) - jnp.ndim(delta)
     return delta if jnp.ndim(delta) == 0 else jnp.expand_dims(delta, tuple(range(missing)))
-
-
-def bind(lagrangian: Callable) -> Callable:
-    """A Lagrangian as a pytree whose leaves are its parameters, as arrays, and nothing else.
-
-    A Module is kept. Of a `Partial` (jax's or functools') floats and arrays become leaves; the function and its other
-    keywords (an axis, an integer power) become structure. A bare function or a lambda is structure.
-    """
-    if isinstance(lagrangian, functools.partial):
-        is_parameter = {k: eqx.is_inexact_array_like(v) for k, v in lagrangian.keywords.items()}
-        parameters = {k: jnp.asarray(v) for k, v in lagrangian.keywords.items() if is_parameter[k]}
-        options = tuple(sorted((k, v) for k, v in lagrangian.keywords.items() if not is_parameter[k]))
-        function = _WithOptions(lagrangian.func, options) if options else lagrangian.func
-        return Partial(function, *lagrangian.args, **parameters)
-    if isinstance(lagrangian, eqx.Module):
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, lagrangian)
-    return Partial(lagrangian)
-
-
-class _WithOptions(eqx.Module):
-    """A function with some keywords fixed; hashable and comparable by value, as a pytree's structure must be."""
-
-    function: Callable = eqx.field(static=True)
-    options: tuple[tuple[str, Any], ...] = eqx.field(static=True)
-
-    def __call__(self, x: Array, **parameters: Array) -> Array:
-        return self.function(x, **dict(self.options), **parameters)

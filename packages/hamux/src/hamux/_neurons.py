@@ -1,7 +1,8 @@
 """Neurons: a layer of dynamical variables, described by its Lagrangian."""
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._lagrangians import bind
+from ._binding import bind
 
 
 class Neurons(eqx.Module):
@@ -23,7 +24,7 @@ class Neurons(eqx.Module):
     - `tau`: the time constant of τ dx/dt = −∂E/∂g, in units of time; > 0.
     - `leak`: the weight of the layer's own energy; 1 for a textbook HAM, 0 for a layer that only the synapses move.
 
-    Krotov, "Hierarchical Associative Memory", 2021, eq. 1–3.
+    Krotov & Hopfield, 2021; Krotov, "Hierarchical Associative Memory", 2021.
 
     **Raises** ValueError for a `tau` or `leak` out of range, or a Lagrangian that gives no scalar on `shape`.
     """
@@ -34,8 +35,8 @@ class Neurons(eqx.Module):
     leak: float = eqx.field(static=True)
 
     def __init__(self, lagrangian: Callable, shape: int | tuple[int, ...], tau: float = 1.0, leak: float = 1.0):
-        self.lagrangian = bind(lagrangian)
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.lagrangian = bind(lagrangian, "the Lagrangian")
+        self.shape = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
         self.tau = float(tau)
         self.leak = float(leak)
         if not (math.isfinite(self.tau) and self.tau > 0):

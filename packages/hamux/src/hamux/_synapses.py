@@ -18,14 +18,15 @@ from einops import einsum, rearrange
 from jax.nn import logsumexp, relu
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._lagrangians import bind, lagr_relu
+from ._binding import bind
+from ._lagrangians import lagr_relu
 
 
 class DenseSynapse(eqx.Module):
     """E = −Σ W[i, j, …] g1[i] g2[j] …: every unit of each layer with every unit of the others.
 
     `W` has one axis a layer, `(d1, d2, …)`, the sizes of the layers' last axes. Leading axes (tokens) broadcast against
-    each other and are summed. Krotov & Hopfield, 2021, eq. 3, for two layers.
+    each other and are summed. Krotov & Hopfield, 2021, for two layers.
     """
 
     W: Float[Array, "..."]
@@ -71,7 +72,7 @@ class ConvSynapse(eqx.Module):
 
     g1 is `(height, width, channels_in)`, g2 `(height₂, width₂, channels_out)` with the sizes that strides and padding
     make; `W` is `(channels_out, channels_in, *filter_shape)`, applied without flipping. `padding` is "SAME" or "VALID"
-    as in `jax.lax.conv`. Krotov, "Hierarchical Associative Memory", 2021, §3.
+    as in `jax.lax.conv`. Krotov, "Hierarchical Associative Memory", 2021.
 
     The convolution is patches times a matrix: inside a compiled loop on a CPU, XLA runs `lax.conv` on one thread. The
     image is cut into blocks as large as the strides, and a patch is a few neighbouring blocks (one, where the filter
@@ -143,8 +144,8 @@ class HopfieldSynapse(eqx.Module):
     exponential dense memory, `lagr_softmax` for the modern Hopfield network. E is concave in the g's together, so that
     on layers of leak 1 a descent step with dt/τ ≤ 1 goes down.
 
-    Krotov & Hopfield, 2016, eq. 3; Ramsauer et al., "Hopfield Networks is All You Need", 2021, eq. 3;
-    Krotov & Hopfield, 2021, §3; Hoover et al., "Energy Transformer", 2023, eq. 5.
+    Krotov & Hopfield, 2016, eq. 2; Ramsauer et al., "Hopfield Networks is All You Need", 2021, eq. 2;
+    Krotov & Hopfield, 2021; Hoover et al., "Energy Transformer", 2023.
     """
 
     xi: tuple[Float[Array, "memories dim"], ...]
@@ -152,7 +153,7 @@ class HopfieldSynapse(eqx.Module):
 
     def __init__(self, key: PRNGKeyArray, dim: int | Sequence[int], memories: int, lagrangian: Callable = lagr_relu):
         self.xi = _random_memories(key, dim, memories)
-        self.lagrangian = bind(lagrangian)
+        self.lagrangian = bind(lagrangian, "the hidden neurons' Lagrangian")
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
         return -self.lagrangian(self._hidden(gs))
@@ -175,10 +176,10 @@ class KernelSynapse(eqx.Module):
       exactly; beyond all of them E is flat. 10⁻⁶ is added to the sum to keep E finite there.
 
     It brings the layer's own ½‖g‖² with it: join it to layers of `leak=0`. `xi` is as in `HopfieldSynapse`, β a leaf.
-    Between patterns of one norm the Gaussian is Ramsauer et al., 2021, eq. 3, up to a constant. Between others the
+    Between patterns of one norm the Gaussian is Ramsauer et al., 2021, eq. 2, up to a constant. Between others the
     inner product prefers the longest pattern wherever one looks; the distance does not.
 
-    Hoover, Shi, Balasubramanian, Krotov & Ram, "Dense Associative Memory with Epanechnikov Energy", 2025, eq. 2 and 5.
+    Hoover, Shi, Balasubramanian, Krotov & Ram, "Dense Associative Memory with Epanechnikov Energy", 2025, eq. 3.
     """
 
     xi: tuple[Float[Array, "memories dim"], ...]
@@ -196,7 +197,7 @@ class KernelSynapse(eqx.Module):
         if kernel not in ("gaussian", "epanechnikov"):
             raise ValueError(f'kernel is {kernel!r}; it is "gaussian" or "epanechnikov"')
         self.xi = _random_memories(key, dim, memories)
-        self.beta = jnp.asarray(beta)
+        self.beta = jnp.asarray(1.0 * beta)
         self.kernel = kernel
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
@@ -224,7 +225,7 @@ class AttentionSynapse(eqx.Module):
 
     g is `(tokens, dim)`; `Wk`, `Wq` are `(heads, head_dim, dim)`; `beta` is 1/√head_dim unless given. Every token
     attends to every token, itself included. Not concave in g: no step size is certified.
-    Hoover et al., "Energy Transformer", 2023, eq. 3.
+    Hoover et al., "Energy Transformer", 2023.
     """
 
     Wk: Float[Array, "heads head_dim dim"]
@@ -259,8 +260,8 @@ def _check_memories(synapse: HopfieldSynapse | KernelSynapse, gs: Sequence[Array
     dims = tuple(xi.shape[-1] for xi in synapse.xi)
     if tuple(g.shape[-1] if g.ndim else None for g in gs) != dims or len({g.shape[:-1] for g in gs}) != 1:
         raise ValueError(
-            f"{type(synapse).__name__} over dim {dims} got g's of shapes {[g.shape for g in gs]}; their last axes "
-            f"must be {dims}, their leading axes the same"
+            f"{type(synapse).__name__} joins {len(dims)} layers of dim {dims}, got {len(gs)} g's of shapes "
+            f"{[g.shape for g in gs]}; their last axes must be {dims}, their leading axes the same"
         )
 
 

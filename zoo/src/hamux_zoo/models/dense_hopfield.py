@@ -40,19 +40,19 @@ class DenseHopfieldConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
-        if not self.shape or any(size < 1 for size in self.shape) or self.memories < 1 or self.classes < 0:
+        sizes = (*self.shape, self.memories)
+        whole = all(isinstance(size, int) for size in (*sizes, self.classes))
+        if not (self.shape and whole and min(sizes) > 0 and self.classes >= 0):
             raise ValueError(
-                f"shape {self.shape}, memories {self.memories}, classes {self.classes}: "
+                f"shape {self.shape}, memories {self.memories}, classes {self.classes}: whole numbers are expected; "
                 "a pattern has pixels, a memory at least one pattern, classes are 0 or more"
             )
         if self.energy not in _BETA:
             raise ValueError(f"energy is {self.energy!r}; it is one of {list(_BETA)}")
         if not self.degree > 1:
             raise ValueError(f"degree is {self.degree}; it is greater than 1")
-        beta = _BETA[self.energy](self) if self.beta is None else self.beta
-        if not (math.isfinite(beta) and beta > 0):
-            raise ValueError(f"beta is {beta}; it is finite and greater than 0")
-        object.__setattr__(self, "beta", beta)
+        if self.beta is not None and not (math.isfinite(self.beta) and self.beta > 0):
+            raise ValueError(f"beta is {self.beta}; it is finite and greater than 0, or None")
 
     @property
     def pixels(self) -> int:
@@ -62,8 +62,8 @@ class DenseHopfieldConfig:
 # Enough that a neuron pulled by one memory, half of which is seen, comes to ±0.999; that memories a few pixels apart
 # are told apart; that a memory is felt while fewer than a quarter of its pixels are flipped.
 _BETA = {
-    "polynomial": lambda config: 4.0 * 2 ** (config.degree - 1),
-    "exponential": lambda config: 4.0 * math.exp(config.degree / 2),
+    "polynomial": lambda config: 4.0 * 2.0 ** min(config.degree - 1, 80),
+    "exponential": lambda config: 4.0 * math.exp(min(config.degree / 2, 60)),
     "log-sum-exp": lambda config: 1.0,
     "epanechnikov": lambda config: 2 / config.pixels,
 }
@@ -90,11 +90,12 @@ class DenseHopfield(ZooModel):
 
     With m_μ = ξ_μ·v/N the overlap and d_μ = ‖v − ξ_μ‖ the distance, labels included, the synapse's energy is
 
-    - polynomial: −(N/n) Σ_μ max(m_μ, 0)ⁿ (Krotov & Hopfield, 2016, eq. 3 and 7);
-    - exponential: −(N/n) Σ_μ exp(n (m_μ − 1)); n = N is Demircigil et al., 2017, eq. 4, up to a factor;
-    - log-sum-exp: −(1/β) log Σ_μ exp(−β d_μ²/2); Ramsauer et al., 2021, eq. 3, up to a constant when all memories have
+    - polynomial: −(N/n) Σ_μ max(m_μ, 0)ⁿ (Krotov & Hopfield, 2016, eq. 2 and 3);
+    - exponential: −(N/n) Σ_μ exp(n (m_μ − 1)); n = N is Demircigil et al., 2017, up to a factor. In float32 a memory
+      is felt where n (1 − m_μ) < 87;
+    - log-sum-exp: −(1/β) log Σ_μ exp(−β d_μ²/2); Ramsauer et al., 2021, eq. 2, up to a constant when all memories have
       one norm, and unlike it not drawn to the longest one when they have not (`hamux.KernelSynapse`);
-    - epanechnikov: −(1/β) log Σ_μ max(1 − β d_μ²/2, 0), felt within √(2/β) (Hoover et al., 2025, eq. 5).
+    - epanechnikov: −(1/β) log Σ_μ max(1 − β d_μ²/2, 0), felt within √(2/β) (Hoover et al., 2025, eq. 3).
 
     The neurons of the first two are v = tanh(βx), binary as β → ∞; those of the last two are v = x. Each is a HAM of
     one synapse over one or two layers of neurons, "pixels" and "label".
@@ -107,12 +108,11 @@ class DenseHopfield(ZooModel):
     def __init__(self, config: DenseHopfieldConfig, *, key: PRNGKeyArray):
         layers = {"pixels": config.pixels} | ({"label": config.classes} if config.classes else {})
         dims, size = tuple(layers.values()), sum(layers.values())
-        beta: Any = config.beta
+        beta = _BETA[config.energy](config) if config.beta is None else config.beta
         synapse: Any
         if config.energy in ("polynomial", "exponential"):
-            separation = _polynomial if config.energy == "polynomial" else _exponential
-            hidden = Partial(separation, degree=_whole(config.degree), size=size)
-            synapse = hamux.HopfieldSynapse(key, dims, config.memories, hidden)
+            separation = _Polynomial if config.energy == "polynomial" else _Exponential
+            synapse = hamux.HopfieldSynapse(key, dims, config.memories, separation(config.degree, size))
             neurons = {n: Neurons(Partial(hamux.lagr_tanh, beta=beta), d) for n, d in layers.items()}
         else:
             kernel: Any = "gaussian" if config.energy == "log-sum-exp" else "epanechnikov"
@@ -129,6 +129,14 @@ class DenseHopfield(ZooModel):
         return (self._synapse.xi[0].reshape(-1, *self.config.shape) + 1) / 2
 
     @property
+    def beta(self) -> Float[Array, ""]:
+        """The inverse temperature that it has now."""
+        if self.config.energy in ("log-sum-exp", "epanechnikov"):
+            return self._synapse.beta
+        tanh: Any = self.ham.neurons["pixels"].lagrangian
+        return tanh.keywords["beta"]
+
+    @property
     def _synapse(self) -> Any:
         return self.ham.synapses["memory"]
 
@@ -142,8 +150,10 @@ class DenseHopfield(ZooModel):
                 f"a pattern of shape {jnp.shape(x)} and dtype {jnp.result_type(x)}; expected floats in [0, 1] of shape "
                 f"{self.config.shape} (divide bytes by 255; batches by jax.vmap)"
             )
-        spins = 2 * jnp.ravel(jnp.asarray(x)) - 1
-        return self.ham.init_states() | {"pixels": self._states(spins)}
+        dtype = self._synapse.xi[0].dtype
+        spins = 2 * jnp.ravel(jnp.asarray(x, dtype)) - 1
+        rest = {name: state.astype(dtype) for name, state in self.ham.init_states().items()}
+        return rest | {"pixels": self._states(spins)}
 
     def decode(self, xs: Mapping[str, Float[Array, "..."]]) -> Float[Array, "..."]:
         """The pattern that the pixels' activations show."""
@@ -153,8 +163,7 @@ class DenseHopfield(ZooModel):
         """States with the activations `spins`; a saturated neuron shows 0.9999 of ±1."""
         if self.config.energy in ("log-sum-exp", "epanechnikov"):
             return spins
-        tanh: Any = self.ham.neurons["pixels"].lagrangian
-        return jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / tanh.keywords["beta"]
+        return jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / self.beta.astype(spins.dtype)
 
     def energy(self, x: Float[Array, "..."]) -> Float[Array, ""]:
         """The energy of the pattern `x`, label neurons at rest."""
@@ -183,8 +192,11 @@ class DenseHopfield(ZooModel):
         half-way, at 0.5. Without a mask every pixel starts as it is, and may move.
 
         The descent is `hamux.relax` with dt = 1, to `tol` or for `max_steps`; with `steps` exactly so many steps of
-        `hamux.descend`, through which gradients flow. **Raises** ValueError when `x` or `mask` do not fit, or hold NaN.
+        `hamux.descend`, through which gradients flow. **Raises** ValueError when `x` or `mask` do not fit, or hold NaN,
+        and for `steps` with the epanechnikov energy, whose slope has no bound: no step of a fixed size goes down there.
         """
+        if steps is not None and self.config.energy == "epanechnikov":
+            raise ValueError("the epanechnikov energy has no step size that always goes down; leave `steps` out")
         clamp = None
         start = x
         if mask is not None:
@@ -194,7 +206,7 @@ class DenseHopfield(ZooModel):
                     f"{self.config.shape}, True where the pixel is known"
                 )
             clamp = {"pixels": jnp.ravel(mask)}
-            start = jnp.where(mask, x, 0.5)
+            start = jnp.where(mask, x, jnp.asarray(0.5, jnp.result_type(x)))
         xs = self.encode(start)
         if steps is None:
             end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, dt=1.0, clamp=clamp, trajectory=trajectory)
@@ -203,7 +215,7 @@ class DenseHopfield(ZooModel):
 
         def shown(xs):
             pattern = self.decode(xs)
-            return pattern if mask is None else jnp.where(mask, x, pattern)
+            return pattern if mask is None else jnp.where(mask, jnp.asarray(x, pattern.dtype), pattern)
 
         path = jax.vmap(shown)(end.trajectory) if trajectory else None
         return RetrievedPattern(shown(end.xs), end.energies, end.steps, end.residual, end.converged, path)
@@ -211,17 +223,17 @@ class DenseHopfield(ZooModel):
     def classify(self, x: Float[Array, "..."]) -> Float[Array, " classes"]:
         """Minus the synapse's energy of `x` together with each label; the largest is the class.
 
-        The label neurons of a class are one +1 among −1. Krotov & Hopfield, 2016, §4, eq. 8 with the tanh, which keeps
+        The label neurons of a class are one +1 among −1. Krotov & Hopfield, 2016, §4, eq. 9 with the tanh, which keeps
         the order, left off. **Raises** ValueError for a model without label neurons.
         """
         if not self.config.classes:
             raise ValueError("this memory has no label neurons; make it with classes, or store patterns with labels")
         pixels = self.ham.activations(self.encode(x))["pixels"]
-        labels = _one_hot_spins(jnp.arange(self.config.classes), self.config.classes)
+        labels = _one_hot_spins(jnp.arange(self.config.classes), self.config.classes).astype(pixels.dtype)
         return -jax.vmap(lambda label: self._synapse(pixels, label))(labels)
 
     def store(self, patterns: Float[Array, "memories ..."], labels: Int[Array, " memories"] | None = None) -> Self:
-        """A new model of the same energy whose memories are `patterns`, in place of those it had.
+        """A new model of the same energy and β whose memories are `patterns`, in place of those it had.
 
         With `labels`, one class an entry, it has label neurons, as many as this one or as they need; without, none.
         **Raises** ValueError when a pattern is not of the config's shape, or labels and patterns are not as many.
@@ -243,21 +255,31 @@ class DenseHopfield(ZooModel):
             classes = max(self.config.classes, int(each.max()) + 1)
             xi.append(_one_hot_spins(jnp.asarray(each), classes))
         config = dataclasses.replace(self.config, memories=len(patterns), classes=classes)
-        empty = DenseHopfield(config, key=jr.key(0))
-        return eqx.tree_at(lambda model: model.ham.synapses["memory"].xi, empty, tuple(xi))
+        # Made without drawing memories that would be replaced; what is left to fill in then is β.
+        model = eqx.filter_eval_shape(DenseHopfield, config, key=jr.key(0))
+        model = eqx.tree_at(lambda model: model.ham.synapses["memory"].xi, model, tuple(xi))
+        return jax.tree.map(lambda leaf: self.beta if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, model)
 
 
-def _whole(degree: float) -> float:
-    """A whole degree as an int, so that the power is a product; any other is a parameter."""
-    return int(degree) if float(degree).is_integer() else degree
+class _Polynomial(eqx.Module):
+    """L(h) = (N/n) Σ max(h/N, 0)ⁿ."""
+
+    degree: float = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __call__(self, h: Float[Array, "..."]) -> Float[Array, ""]:
+        whole = int(self.degree) if float(self.degree).is_integer() else self.degree  # then the power is a product
+        return self.size * hamux.lagr_repu(h / self.size, whole)
 
 
-def _polynomial(h: Float[Array, "..."], degree: float | Array, size: int) -> Float[Array, ""]:
-    return size * hamux.lagr_repu(h / size, degree)
+class _Exponential(eqx.Module):
+    """L(h) = (N/n) Σ exp(n (h/N − 1))."""
 
+    degree: float = eqx.field(static=True)
+    size: int = eqx.field(static=True)
 
-def _exponential(h: Float[Array, "..."], degree: float | Array, size: int) -> Float[Array, ""]:
-    return size * hamux.lagr_exp(h / size - 1, degree)
+    def __call__(self, h: Float[Array, "..."]) -> Float[Array, ""]:
+        return self.size * hamux.lagr_exp(h / self.size - 1, self.degree)
 
 
 def _one_hot_spins(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]:
