@@ -321,7 +321,7 @@ def test_a_state_of_a_wrong_shape():
 
 def test_a_batch_of_states_of_a_wrong_shape():
     ham = hamux.HAM(NEURONS, SYNAPSES, [(("image", "hidden"), "s")]).vectorize()
-    with pytest.raises(ValueError, match=re.escape('the state of "image" has shape (3,), expected (4,)')):
+    with pytest.raises(ValueError, match=re.escape('the state of "image" has shape (2, 3), expected (batch, *(4,))')):
         ham.activations(ham.init_states(2) | {"image": jnp.zeros((2, 3))})
 
 

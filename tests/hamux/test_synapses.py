@@ -243,7 +243,7 @@ def test_hopfield_learns_the_parameters_of_its_lagrangian():
 @pytest.mark.parametrize("synapse", [hamux.HopfieldSynapse, hamux.KernelSynapse])
 @pytest.mark.parametrize("shapes", [[(3,), (2,)], [(4,)], [(3, 4), (2,)], [(4,), ()]], ids=str)
 def test_memories_name_shapes_that_do_not_fit(synapse, shapes):
-    message = f"{synapse.__name__} over dim (4, 2) got g's of shapes {shapes}"
+    message = f"{synapse.__name__} joins 2 layers of dim (4, 2), got {len(shapes)} g's of shapes {shapes}"
     with pytest.raises(ValueError, match=re.escape(message)):
         synapse(jr.key(0), (4, 2), 5)(*draw(*shapes))
 
