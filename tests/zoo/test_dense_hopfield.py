@@ -139,6 +139,25 @@ def test_one_retrieval_serves_a_batch():
         np.testing.assert_allclose(alone.x, x, atol=1e-10)
 
 
+def test_storing_keeps_a_beta_that_was_learned():
+    model, patterns = stored("polynomial", labels=np.array([0, 1, 0, 1, 1]))
+    learned = eqx.tree_at(lambda m: m.ham.neurons["pixels"].lagrangian.keywords["beta"], model, jnp.array(3.25))
+    assert learned.store(patterns).beta == 3.25
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_patterns_of_any_float_dtype_are_retrieved(dtype):
+    model, patterns = stored("polynomial")
+    result = model.retrieve(patterns[1].astype(dtype), jnp.arange(16).reshape(SHAPE) < 8)
+    np.testing.assert_allclose(result.x, patterns[1], atol=0.02)
+
+
+def test_no_fixed_number_of_steps_is_taken_where_none_is_safe():
+    model, patterns = stored("epanechnikov")
+    with pytest.raises(ValueError, match="no step size that always goes down; leave `steps` out"):
+        model.retrieve(patterns[0], steps=3)
+
+
 def test_memories_are_the_stored_patterns():
     model, patterns = stored("log-sum-exp")
     np.testing.assert_allclose(model.memories, patterns)
@@ -152,6 +171,7 @@ def test_memories_are_the_stored_patterns():
         ({"degree": 1.0}, "degree is 1.0; it is greater than 1"),
         ({"beta": -1.0}, "beta is -1.0"),
         ({"memories": 0}, "memories 0"),
+        ({"memories": 10.5}, "memories 10.5.*whole numbers"),
         ({"shape": ()}, "a pattern has pixels"),
     ],
 )

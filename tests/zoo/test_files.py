@@ -104,6 +104,7 @@ XI = "ham.synapses.memory.xi.0"
         (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json holds a list; expected an object"),
         (lambda f: edit_config(f, format_version=2), "format_version is 2, this one reads 1; upgrade hamux-zoo"),
+        (lambda f: edit_config(f, format_version=True), "format_version is True, expected 1"),
         (lambda f: edit_config(f, format_version="1"), "format_version is '1', expected 1"),
         (lambda f: edit_config(f, model_type="tokamak"), r"config.json: .*'tokamak'"),
         (lambda f: edit_config(f, config=None), 'config.json: "config" is None'),

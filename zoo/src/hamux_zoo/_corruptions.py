@@ -25,4 +25,4 @@ def gaussian_noise(
     key: PRNGKeyArray, image: Float[Array, "height width channels"], sigma: float | Array
 ) -> Float[Array, "height width channels"]:
     """Normal noise of standard deviation `sigma` added, then clipped to [0, 1]."""
-    return jnp.clip(image + sigma * jr.normal(key, image.shape), 0, 1)
+    return jnp.clip(image + sigma * jr.normal(key, image.shape, image.dtype), 0, 1)

@@ -37,8 +37,10 @@ def load_images(data: str | Path, split: str) -> Images:
 
     try:
         table = datasets.load_dataset(str(data), split=split)
-    except FileNotFoundError:
-        raise FileNotFoundError(f'"{data}" is neither a folder with a data set nor one on the Hub') from None
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f'"{data}" is neither a folder with a data set nor one that the Hub gives: {error}'
+        ) from None
     kinds = {name: type(feature) for name, feature in table.features.items()}
     image_columns = [name for name, kind in kinds.items() if kind is datasets.Image]
     label_columns = [name for name, kind in kinds.items() if kind is datasets.ClassLabel]
