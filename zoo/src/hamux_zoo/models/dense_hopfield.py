@@ -150,20 +150,11 @@ class DenseHopfield(ZooModel):
                 f"a pattern of shape {jnp.shape(x)} and dtype {jnp.result_type(x)}; expected floats in [0, 1] of shape "
                 f"{self.config.shape} (divide bytes by 255; batches by jax.vmap)"
             )
-        dtype = self._synapse.xi[0].dtype
-        spins = 2 * jnp.ravel(jnp.asarray(x, dtype)) - 1
-        rest = {name: state.astype(dtype) for name, state in self.ham.init_states().items()}
-        return rest | {"pixels": self._states(spins)}
+        return _encode(self, jnp.asarray(x))
 
     def decode(self, xs: Mapping[str, Float[Array, "..."]]) -> Float[Array, "..."]:
         """The pattern that the pixels' activations show."""
-        return (self.ham.neurons["pixels"].activations(xs["pixels"]).reshape(self.config.shape) + 1) / 2
-
-    def _states(self, spins: Float[Array, " dim"]) -> Float[Array, " dim"]:
-        """States with the activations `spins`; a saturated neuron shows 0.9999 of ±1."""
-        if self.config.energy in ("log-sum-exp", "epanechnikov"):
-            return spins
-        return jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / self.beta.astype(spins.dtype)
+        return (_activations(self.ham.neurons["pixels"], xs["pixels"]).reshape(self.config.shape) + 1) / 2
 
     def energy(self, x: Float[Array, "..."]) -> Float[Array, ""]:
         """The energy of the pattern `x`, label neurons at rest."""
@@ -259,6 +250,21 @@ class DenseHopfield(ZooModel):
         model = eqx.filter_eval_shape(DenseHopfield, config, key=jr.key(0))
         model = eqx.tree_at(lambda model: model.ham.synapses["memory"].xi, model, tuple(xi))
         return jax.tree.map(lambda leaf: self.beta if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, model)
+
+
+# Two programs; operation by operation a first pattern would take a second longer.
+_activations = jax.jit(Neurons.activations)
+
+
+@jax.jit
+def _encode(model: DenseHopfield, x: Float[Array, "..."]) -> dict[str, Float[Array, " dim"]]:
+    """In the dtype of the memories; a saturated tanh neuron shows 0.9999 of ±1."""
+    dtype = model._synapse.xi[0].dtype
+    spins = 2 * jnp.ravel(x).astype(dtype) - 1
+    if model.config.energy in ("polynomial", "exponential"):
+        spins = jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / model.beta.astype(dtype)
+    rest = {name: state.astype(dtype) for name, state in model.ham.init_states().items()}
+    return rest | {"pixels": spins}
 
 
 class _Polynomial(eqx.Module):
