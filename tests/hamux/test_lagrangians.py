@@ -92,6 +92,7 @@ CASES = {
         lambda x, beta, scale: scale * sigmoid(beta * x),
         {"beta": 0.7, "scale": 1.9},
     ),
+    "sign": Case(hamux.lagr_sign, lambda x: np.sum(np.abs(x)), np.sign),
     "softmax": Case(
         hamux.lagr_softmax,
         lambda x, beta: np.sum(log_sum_exp(beta * x)) / beta,
@@ -252,6 +253,6 @@ def test_flat_along_the_constant_vector(name):
 
 
 def test_no_private_module_of_jax_is_used():
-    sources = list(Path(hamux.__file__).parent.glob("*.py"))
+    sources = list(Path(hamux.__file__).parent.rglob("*.py"))
     assert sources
     assert not [source.name for source in sources if "jax._src" in source.read_text()]

@@ -1,6 +1,13 @@
 """Hierarchical associative memories: neurons, Lagrangians, hypersynapses, one energy, and its descent."""
 
+from ._adjoints import (
+    Implicit as Implicit,
+    Truncated as Truncated,
+    Unrolled as Unrolled,
+)
+from ._certificate import Certificate as Certificate
 from ._dynamics import (
+    Reason as Reason,
     Retrieval as Retrieval,
     descend as descend,
     relax as relax,
@@ -18,9 +25,25 @@ from ._lagrangians import (
     lagr_repu as lagr_repu,
     lagr_rexp as lagr_rexp,
     lagr_sigmoid as lagr_sigmoid,
+    lagr_sign as lagr_sign,
     lagr_softmax as lagr_softmax,
     lagr_spherical_norm as lagr_spherical_norm,
     lagr_tanh as lagr_tanh,
+)
+from ._methods import (
+    ODE as ODE,
+    Anderson as Anderson,
+    Asynchronous as Asynchronous,
+    Backtracking as Backtracking,
+    Explicit as Explicit,
+    GaussSeidel as GaussSeidel,
+    Langevin as Langevin,
+    Method as Method,
+    Momentum as Momentum,
+    Point as Point,
+    Problem as Problem,
+    Step as Step,
+    certify as certify,
 )
 from ._neurons import Neurons as Neurons
 from ._synapses import (

@@ -22,6 +22,11 @@ class Bound(eqx.Module):
         return self.function(*arguments, **dict(self.options), **self.keywords)
 
 
+def declared(function: Callable, fact: str) -> Any:
+    """What a Lagrangian or a synapse declares of itself under the name `fact`, None where it declares nothing."""
+    return getattr(function.function if isinstance(function, Bound) else function, fact, None)
+
+
 def bind(function: Callable, what: str) -> Callable:
     """A Lagrangian or a synapse, called `what` in an error, as a Module whose leaves are arrays alone.
 

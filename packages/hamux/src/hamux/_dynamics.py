@@ -3,17 +3,45 @@
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ._adjoints import Adjoint, Implicit, Truncated, Unrolled, at_fixed_point, frozen, segmented_scan
+from ._certificate import Setting, blocks, relative_smoothness, setting
 from ._ham import HAM, States, VectorizedHAM
+from ._methods import Backtracking, Explicit, GaussSeidel, Method, Point, Problem
+from ._methods._explicit import positive
 
 Clamp = Mapping[str, "Bool[Array, '...'] | bool"]
+
+_UNROLLED, _IMPLICIT = Unrolled(), Implicit()
+
+
+class Reason(eqx.Enumeration):
+    """Why a retrieval ended, and if it did not converge, the way out."""
+
+    converged = "the residual is at most tol"
+    max_steps = (
+        "the steps were used up before the residual came down to tol: take more of them, or another method, such as "
+        "hamux.Anderson(); where the energies rise or swing, a smaller dt"
+    )
+    stuck = (
+        "no step, however short, lowers the energy by more than its rounding: take a larger tol or a wider dtype; a "
+        "layer whose units share one Lagrangian is clamped whole or not at all"
+    )
+    not_finite = (
+        "the energy or the residual is not finite: a state or a parameter is not, or a Lagrangian overflowed, or the "
+        "energy has no lower bound; take a smaller dt or a bounded activation"
+    )
+
+
+_REASON: Any = Reason  # what Enumeration makes of its items, mypy takes for strings
 
 
 class Retrieval(eqx.Module):
@@ -21,10 +49,11 @@ class Retrieval(eqx.Module):
 
     - `xs`: the final states.
     - `energies`: at the start and after every step, `(steps + 1,)`; after an early stop the last one is repeated.
-    - `steps`: the number of steps taken.
-    - `residual`: how far `xs` is from a fixed point: the largest change of any activation in one more step with
-      dt = τ, whatever steps led there.
+    - `steps`: the number of steps taken; those that a method tried and did not accept are left out.
+    - `residual`: how far `xs` is from a fixed point: the largest change of any activation in one more explicit step
+      with dt = τ, whatever steps led there.
     - `converged`: whether the residual is at most `tol`.
+    - `reason`: why it ended, one of `Reason`; `Reason[out.reason]` is its text.
     - `trajectory`: the states behind `energies`, with a leading axis `steps + 1`, when asked for.
 
     From a vectorised HAM every array has a leading batch axis.
@@ -35,6 +64,7 @@ class Retrieval(eqx.Module):
     steps: Int[Array, ""]
     residual: Float[Array, ""]
     converged: Bool[Array, ""]
+    reason: Reason
     trajectory: dict[str, Array] | None
 
 
@@ -43,25 +73,33 @@ def descend(
     xs: States,
     *,
     steps: int,
-    dt: float | Array = 0.1,
+    dt: float | Array | None = None,
+    method: Method | None = None,
     tau: Mapping[str, float] | None = None,
     clamp: Clamp | None = None,
     tol: float = 1e-5,
+    adjoint: Adjoint = _UNROLLED,
     trajectory: bool = False,
 ) -> Retrieval:
-    """`steps` explicit steps x ← x − (dt/τ) ∂E/∂g, in one compiled loop; gradients flow through it.
+    """`steps` steps of a method in one compiled loop; a step that the method does not accept counts, and moves nothing.
 
-    - `dt`: the step, in units of τ's time. Where the synapses' energy is concave in all g's together and leak is 1,
-      every step with dt/τ ≤ 1 goes down; elsewhere `energies` shows whether it did, and `relax` sees to it.
+    - `dt`: of the explicit step x ← x − (dt/τ) ∂E/∂g, in units of τ's time; 0.1 when left out. `certify` says up to
+      which dt it goes down; elsewhere `energies` shows whether it did, and `relax` sees to it.
+    - `method`: another one, `Explicit(dt)` with a schedule, `Momentum`, `Langevin`, …, in place of `dt`.
     - `tau`: time constants by layer, in place of the layers' own.
     - `clamp`: by layer a boolean mask of its shape, or True for all of it; these units never move.
     - `tol`: the residual up to which the end counts as `converged`.
+    - `adjoint`: how gradients flow: `Unrolled()`, `Truncated(steps)` or `Implicit()`.
 
-    **Raises** ValueError for `steps` < 1, a `dt`, `tau` or `tol` that is no finite number > 0, an unknown layer, or
-    states and masks that do not fit.
+    **Raises** ValueError for `steps` < 1, a `dt`, `tau` or `tol` that is no finite number > 0, a `dt` beside a
+    `method`, an unknown layer, states and masks that do not fit, or a HAM that lacks what the method needs.
     """
     _check_steps("steps", steps)
-    return _retrieve(_descend, ham, xs, steps, dt, tau, clamp, tol, trajectory)
+    if method is None:
+        method = Explicit(0.1 if dt is None else dt)
+    elif dt is not None:
+        raise ValueError(f"dt is {dt} and the method is {type(method).__name__}; give dt to the method")
+    return _retrieve(_descend, ham, xs, steps, method, tau, clamp, tol, adjoint, trajectory)
 
 
 def relax(
@@ -70,31 +108,32 @@ def relax(
     *,
     tol: float = 1e-5,
     max_steps: int = 500,
-    dt: float | Array = 1.0,
+    method: Method | None = None,
     tau: Mapping[str, float] | None = None,
     clamp: Clamp | None = None,
+    adjoint: Adjoint = _IMPLICIT,
     trajectory: bool = False,
+    throw: bool = False,
 ) -> Retrieval:
-    """Steps x ← x − (s/τ) ∂E/∂g with s ≤ `dt` down to a residual of `tol`; `energies` never rises but by rounding.
+    """Steps of a method down to a residual of `tol`, at most `max_steps`, in one compiled loop.
 
-    The step s starts at `dt`, is halved until the energy falls as the slope at the start of the step promises (Armijo,
-    1966: E⁺ − E ≤ 10⁻⁴ ∂E/∂g · (g⁺ − g)), and doubles back to `dt` after each step that does. Where a fall is too small
-    for the floats, |E⁺ − E| within their rounding, the mean slope over the step, ½ (∂E/∂g + ∂E⁺/∂g) · (g⁺ − g), stands
-    in for it (the approximate Wolfe condition of Hager & Zhang, 2005). Each try costs one evaluation of E and ∂E/∂g;
-    where dt = 1 is certified (see `HopfieldSynapse`), no try is lost. One compiled loop; in a batch every example stops
-    for itself. Reverse-mode gradients do not flow through it; they do through `descend`.
+    Without a `method` it takes one under which `energies` never rises but by rounding, whatever the HAM: `Explicit`
+    with the largest dt that `certify` certifies, or else, where that certifies it, `GaussSeidel`, or else
+    `Backtracking`. In a batch every example stops for itself. A trajectory, and what a batch computes, costs as much as
+    `max_steps` steps and as the slowest example.
 
-    `tau`, `clamp`, `trajectory` as in `descend`; at most `max_steps` steps are taken. In a batch a trajectory costs as
-    much as `max_steps` steps, however few are taken.
+    `tau`, `clamp`, `adjoint`, `trajectory` as in `descend`. With `throw`, not to converge is an error.
 
-    **Raises** ValueError as `descend`, and when energy or residual stop being finite, naming the step. Under a
-    `jax.jit` or `jax.vmap` of the caller's nothing can be raised: there `converged` is False and `energies[steps]` or
-    `residual` is not finite.
+    **Raises** ValueError as `descend`; when energy or residual stop being finite, naming the step; and with `throw`,
+    when an example does not converge, with its reason and the way out. Under a `jax.jit` or `jax.vmap` of the caller's
+    `throw` raises when the program runs, and without it `reason` alone tells.
     """
     _check_steps("max_steps", max_steps)
-    retrieval = _retrieve(_relax, ham, xs, max_steps, dt, tau, clamp, tol, trajectory)
+    retrieval = _retrieve(_relax, ham, xs, max_steps, method, tau, clamp, tol, adjoint, trajectory)
     if not isinstance(retrieval.energies, jax.core.Tracer):
-        _raise_if_not_finite(retrieval)
+        _raise_if_failed(retrieval, tol, throw)
+    elif throw:
+        return retrieval.reason.error_if(retrieval, ~retrieval.converged)
     return retrieval
 
 
@@ -103,153 +142,172 @@ def _check_steps(name: str, steps: int) -> None:
         raise ValueError(f"{name} is {steps!r}; at least one step is needed, as an int")
 
 
-def _retrieve(method, ham, xs, steps, dt, tau, clamp, tol, trajectory) -> Retrieval:
-    """Check the arguments, fill in the defaults and run one method."""
-    one = ham.unvectorize()
-    tau = {name: layer.tau for name, layer in one.neurons.items()} | dict(tau or {})
-    for name, value in {"dt": dt, "tol": tol, **{f'tau["{layer}"]': value for layer, value in tau.items()}}.items():
-        if not isinstance(value, jax.core.Tracer) and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is {value}; it must be finite and greater than 0")
-    for what, given in {"tau": tau, "clamp": clamp or {}}.items():
+def _retrieve(walk, ham, xs, steps, method, tau, clamp, tol, adjoint, trajectory) -> Retrieval:
+    """Check the arguments, fill in the defaults and run one program."""
+    one, batched = ham.unvectorize(), isinstance(ham, VectorizedHAM)
+    for what, given in {"tau": tau or {}, "clamp": clamp or {}}.items():
         unknown = given.keys() - one.neurons.keys()
         if unknown:
             raise ValueError(f"{what} names {sorted(unknown)}; this HAM has {sorted(one.neurons)}")
-    one._check_layers("state", xs, batched=isinstance(ham, VectorizedHAM))
+    for name, value in {"tol": tol, **{f'tau["{layer}"]': value for layer, value in (tau or {}).items()}}.items():
+        positive(name, value)
+    one._check_layers("state", xs, batched=batched)
     masks = {name: jnp.asarray(mask) for name, mask in (clamp or {}).items()}
     for name, mask in masks.items():
-        allowed = {(), one.neurons[name].shape}
-        if isinstance(ham, VectorizedHAM):
-            allowed.add(jnp.shape(xs[name]))
+        allowed = {(), one.neurons[name].shape} | ({jnp.shape(xs[name])} if batched else set())
         if mask.dtype != bool or mask.shape not in allowed:
             raise ValueError(
                 f'clamp["{name}"] is {mask.dtype}{list(mask.shape)}; '
                 f"expected True or bool{list(one.neurons[name].shape)}"
             )
-    rates = {name: dt / value for name, value in tau.items()}
-    return _run(method, ham, dict(xs), masks, rates, tol, steps, trajectory)
+    circumstances = setting(one, tau, clamp)
+    method = method or _certified(one, circumstances)
+    method.check(one, circumstances)
+    return _run(walk, ham, dict(xs), masks, circumstances.tau, method, tol, adjoint, steps, trajectory)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "steps", "trajectory"))
-def _run(method, ham, xs, masks, rates, tol, steps, trajectory) -> Retrieval:
-    """One method in one compiled program, example by example for a vectorised HAM."""
-    if isinstance(ham, HAM):
-        return method(ham, xs, masks, rates, tol, steps, trajectory)
+def _certified(ham: HAM, setting: Setting) -> Method:
+    """A method that goes down on this HAM."""
+    if not any(isinstance(time, jax.core.Tracer) for time in setting.tau.values()):
+        max_dt, obstacles = relative_smoothness(ham, setting)
+        if not obstacles:
+            return Explicit(max_dt if math.isfinite(max_dt) else min(setting.tau.values()))
+    return Backtracking() if blocks(ham, setting) else GaussSeidel()
+
+
+@functools.partial(jax.jit, static_argnames=("walk", "adjoint", "steps", "trajectory"))
+def _run(walk, ham, xs, masks, tau, method, tol, adjoint, steps, trajectory) -> Retrieval:
+    """One compiled program, example by example for a vectorised HAM."""
     one = ham.unvectorize()
+
+    def alone(xs, masks, example):
+        return walk(Problem(one, tau, masks), method, xs, example, tol, adjoint, steps, trajectory)
+
+    if isinstance(ham, HAM):
+        return alone(xs, masks, jnp.zeros((), int))
     mask_axes = {name: 0 if mask.ndim > len(one.neurons[name].shape) else None for name, mask in masks.items()}
-    batched = jax.vmap(lambda xs, masks: method(one, xs, masks, rates, tol, steps, trajectory), in_axes=(0, mask_axes))
-    return batched(xs, masks)
+    (batch, *_), *_ = (x.shape for x in xs.values())
+    return jax.vmap(alone, in_axes=(0, mask_axes, 0))(xs, masks, jnp.arange(batch))
 
 
-def _step(xs: States, dEdg: States, masks: States, rates: Mapping[str, Array | float]) -> dict[str, Array]:
-    moved = {name: (x - rates[name] * dEdg[name]).astype(x.dtype) for name, x in xs.items()}
-    return {name: jnp.where(masks[name], xs[name], x) if name in masks else x for name, x in moved.items()}
+def _begin(problem: Problem, method: Method, xs: dict[str, Array], example: Int[Array, ""]) -> tuple[Point, Any]:
+    point = problem.evaluate(xs)
+    return point, method.init(problem, point, example)
 
 
-def _residual(ham: HAM, xs: States, gs: States, dEdg: States, masks: States) -> Float[Array, ""]:
-    """The largest change of an activation in a step with dt = τ. A shorter step would leave a saturated one unmoved."""
-    further = ham.activations(_step(xs, dEdg, masks, dict.fromkeys(xs, 1.0)))
-    return jnp.max(jnp.stack([jnp.max(jnp.abs(further[name] - gs[name])) for name in gs]))
+def _descend(problem, method, xs, example, tol, adjoint, steps, trajectory) -> Retrieval:
+    def walk(problem, method, carry, steps):
+        def step(carry, _):
+            point, state, taken = carry
+            after = method.step(problem, point, state)
+            record = after.point.energy, after.point.xs if trajectory else None
+            return (after.point, after.state, jnp.where(after.accepted, taken + 1, taken)), record
+
+        return segmented_scan(step, carry, steps)
+
+    kept = adjoint.steps if isinstance(adjoint, Truncated) else 0 if isinstance(adjoint, Implicit) else steps
+    given = max(steps - kept, 0)  # the steps without a gradient
+    within, by, first = frozen((problem, method, xs)) if given else (problem, method, xs)
+    start = *_begin(within, by, first, example), jnp.zeros((), int)
+    carry, record = walk(within, by, start, given or steps)
+    records = [record]
+    if 0 < given < steps:
+        point, state, taken = frozen(carry)
+        carry = problem.evaluate(problem.hold(xs, point.xs)), state, taken
+        carry, record = walk(problem, method, carry, steps - given)
+        records.append(record)
+    point, state, taken = carry
+    at_start = start[0].energy[None], jax.tree.map(lambda x: x[None], xs) if trajectory else None
+    energies, path = jax.tree.map(lambda *parts: jnp.concatenate(parts), at_start, *records)
+    residual = method.residual(problem, point, state)
+    if isinstance(adjoint, Implicit):
+        point = point._replace(xs=at_fixed_point(point.xs, problem, xs, adjoint))
+    return _result(point, energies, taken, residual, tol, jnp.array(False), path)
 
 
-def _dot(a: States, b: States) -> Float[Array, ""]:
-    return functools.reduce(jnp.add, [jnp.sum(a[name] * b[name]) for name in a])
+class _Loop(NamedTuple):
+    point: Point
+    state: Any
+    taken: Int[Array, ""]
+    residual: Float[Array, ""]
+    stuck: Bool[Array, ""]
+    energies: Float[Array, " steps_plus_1"]
+    path: dict[str, Array] | None
 
 
-def _descend(ham: HAM, xs, masks, rates, tol, steps, trajectory) -> Retrieval:
-    def step(xs, _):
-        gs = ham.activations(xs)
-        energy, dEdg = ham.dEdg(gs, xs, return_energy=True)
-        return _step(xs, dEdg, masks, rates), (energy, xs if trajectory else None)
+def _relax(problem, method, xs, example, tol, adjoint, steps, trajectory) -> Retrieval:
+    unrolled = isinstance(adjoint, Unrolled)
+    within, by, start = (problem, method, xs) if unrolled else frozen((problem, method, xs))
 
-    end, (energies, path) = jax.lax.scan(step, xs, length=steps)
-    gs = ham.activations(end)
-    energy, dEdg = ham.dEdg(gs, end, return_energy=True)
-    residual = _residual(ham, end, gs, dEdg, masks)
-    path = jax.tree.map(lambda states, x: jnp.concatenate([states, x[None]]), path, end if trajectory else None)
-    return Retrieval(end, jnp.append(energies, energy), jnp.asarray(steps), residual, residual <= tol, path)
+    def running(loop):
+        finite = jnp.isfinite(loop.point.energy) & jnp.isfinite(loop.residual)
+        return finite & (loop.residual > tol) & (loop.taken < steps) & ~loop.stuck
 
-
-SMALLEST_SCALE = 2.0**-20  # of a step that `_relax` tries
-
-
-class _Point(NamedTuple):
-    """A state and what one evaluation tells of it."""
-
-    xs: dict[str, Array]
-    gs: dict[str, Array]
-    dEdg: dict[str, Array]
-    energy: Array
-    rounding: Array  # an error that the energy may have
-    residual: Array
-    finite: Array
-
-
-def _evaluate(ham: HAM, xs: dict[str, Array], masks: States) -> _Point:
-    gs = ham.activations(xs)
-    tree, dEdg = ham._energy_tree_and_dEdg(gs, xs)
-    energy = jax.tree.reduce(jnp.add, tree)
-    terms = [*jax.tree.leaves(tree), *(jnp.sum(gs[name] * xs[name]) for name in xs)]
-    rounding = 8 * jnp.finfo(energy.dtype).eps * functools.reduce(jnp.add, map(jnp.abs, terms))
-    residual = _residual(ham, xs, gs, dEdg, masks)
-    return _Point(xs, gs, dEdg, energy, rounding, residual, jnp.isfinite(energy) & jnp.isfinite(residual))
-
-
-def _falls(before: _Point, after: _Point) -> Bool[Array, ""]:
-    """Whether the energy falls as the slope promises, or, within rounding, the mean slope says so."""
-    change = {name: after.gs[name] - before.gs[name] for name in before.gs}
-    slope, slope_after = _dot(before.dEdg, change), _dot(after.dEdg, change)
-    fall = after.energy - before.energy
-    within_rounding = jnp.abs(fall) <= jnp.minimum(before.rounding, after.rounding)
-    return (fall <= 1e-4 * slope) | (within_rounding & (0.5 * (slope + slope_after) <= 1e-4 * slope))
-
-
-def _relax(ham: HAM, xs, masks, rates, tol, steps, trajectory) -> Retrieval:
-    def running(carry):
-        now, taken, scale, *_ = carry
-        return now.finite & (now.residual > tol) & (taken < steps) & (scale >= SMALLEST_SCALE)
-
-    def attempt(carry):
-        now, taken, scale, energies, path = carry
-        xs = _step(now.xs, now.dEdg, masks, {name: scale * rate for name, rate in rates.items()})
-        tried = _evaluate(ham, xs, masks)
-        # Where nothing smaller is left to try, a point that is not finite is taken, so that the record shows it.
-        accepted = _falls(now, tried) | (~tried.finite & (scale / 2 < SMALLEST_SCALE))
-        # A try that is not accepted is overwritten in the record by the next one, or by the end.
-        energies = energies.at[taken + 1].set(tried.energy)
-        path = jax.tree.map(lambda states, x: states.at[taken + 1].set(x), path, xs if trajectory else None)
-        now = jax.tree.map(lambda a, b: jnp.where(accepted, a, b), tried, now)
-        return (
-            now,
-            jnp.where(accepted, taken + 1, taken),
-            jnp.where(accepted, jnp.minimum(2 * scale, 1), scale / 2),
-            energies,
-            path,
+    def advance(loop):
+        point, state, accepted, stuck = by.step(within, loop.point, loop.state)
+        # What is not accepted is overwritten in the record by the next step, or by the end.
+        energies = loop.energies.at[loop.taken + 1].set(point.energy)
+        path = jax.tree.map(
+            lambda states, x: states.at[loop.taken + 1].set(x), loop.path, point.xs if trajectory else None
+        )
+        residual = by.residual(within, point, state)
+        return _Loop(
+            point, state, jnp.where(accepted, loop.taken + 1, loop.taken), residual, jnp.asarray(stuck), energies, path
         )
 
-    start = _evaluate(ham, xs, masks)
-    path = {name: jnp.repeat(x[None], steps + 1, axis=0) for name, x in xs.items()} if trajectory else None
-    loop = (start, jnp.zeros((), int), jnp.ones((), start.energy.dtype), jnp.full(steps + 1, start.energy), path)
-    end, taken, _, energies, path = jax.lax.while_loop(running, attempt, loop)
+    point, state = _begin(within, by, start, example)
+    path = {name: jnp.repeat(x[None], steps + 1, axis=0) for name, x in start.items()} if trajectory else None
+    residual = by.residual(within, point, state)
+    loop = _Loop(point, state, jnp.zeros((), int), residual, jnp.array(False), jnp.full(steps + 1, point.energy), path)
+    if unrolled:
+        loop = eqxi.while_loop(running, advance, loop, kind="checkpointed", checkpoints=2 * math.isqrt(steps) + 1)
+    else:
+        loop = jax.lax.while_loop(running, advance, loop)
 
     def repeat_last(record, last):
-        later = jnp.arange(steps + 1).reshape(-1, *[1] * last.ndim) > taken
+        later = jnp.arange(steps + 1).reshape(-1, *[1] * last.ndim) > loop.taken
         return jnp.where(later, last[None], record)
 
-    path = jax.tree.map(repeat_last, path, end.xs if trajectory else None)
-    return Retrieval(end.xs, repeat_last(energies, end.energy), taken, end.residual, end.residual <= tol, path)
+    end = loop.point
+    energies, path = jax.tree.map(repeat_last, (loop.energies, loop.path), (end.energy, end.xs if trajectory else None))
+    if isinstance(adjoint, Implicit):
+        end = end._replace(xs=at_fixed_point(end.xs, problem, xs, adjoint))
+    elif isinstance(adjoint, Truncated):
+        again = _descend(problem, method, problem.hold(xs, end.xs), example, tol, Unrolled(), adjoint.steps, False).xs
+        # The value is that of the end, the gradient that of the further steps.
+        end = end._replace(xs=jax.tree.map(lambda x, y: x + (y - frozen(y)), end.xs, again))
+    return _result(end, energies, loop.taken, loop.residual, tol, loop.stuck, path)
 
 
-def _raise_if_not_finite(retrieval: Retrieval) -> None:
+def _result(point, energies, taken, residual, tol, stuck, path) -> Retrieval:
+    converged = residual <= tol
+    finite = jnp.isfinite(point.energy) & jnp.isfinite(residual)
+    reason = _REASON.where(stuck, Reason.stuck, Reason.max_steps)
+    reason = _REASON.where(finite, _REASON.where(converged, Reason.converged, reason), Reason.not_finite)
+    return Retrieval(point.xs, energies, taken, residual, converged, reason, path)
+
+
+def _raise_if_failed(retrieval: Retrieval, tol: float, throw: bool) -> None:
     energies, residuals = np.atleast_2d(retrieval.energies), np.atleast_1d(retrieval.residual)
-    fine = np.isfinite(energies).all(axis=-1) & np.isfinite(residuals)
-    if fine.all():
-        return
-    example = int(np.argmin(fine))
-    step = int(np.atleast_1d(retrieval.steps)[example])
-    where = f"step {step}" if retrieval.energies.ndim == 1 else f"step {step} of example {example}"
-    reason = (
-        "a state or a parameter is not finite, or a Lagrangian overflows, to begin with"
-        if step == 0
-        else "a Lagrangian overflowed, or the energy has no lower bound; try a smaller dt or a bounded activation"
-    )
-    raise ValueError(f"the energy is {energies[example, step]} at {where}, its residual {residuals[example]}: {reason}")
+    steps = np.atleast_1d(retrieval.steps)
+    finite = np.isfinite(energies).all(axis=-1) & np.isfinite(residuals)
+    if not finite.all():
+        i = int(np.argmin(finite))
+        start = "a state or a parameter is not finite, or a Lagrangian overflows, to begin with"
+        later = "a Lagrangian overflowed, or the energy has no lower bound; try a smaller dt or a bounded activation"
+        raise ValueError(
+            f"the energy is {energies[i, steps[i]]} at step {steps[i]}{_of_example(retrieval, i)}, its residual "
+            f"{residuals[i]}: {later if steps[i] else start}"
+        )
+    converged = np.atleast_1d(retrieval.converged)
+    if throw and not converged.all():
+        i = int(np.argmin(converged))
+        raise ValueError(
+            f"relax did not converge: the residual is {residuals[i]:.3g}, above {tol:g}, after {steps[i]} steps"
+            f"{_of_example(retrieval, i)} ({(~converged).sum()} of {len(converged)} did not): "
+            f"{_REASON[jax.tree.map(lambda value: jnp.atleast_1d(value)[i], retrieval.reason)]}"
+        )
+
+
+def _of_example(retrieval: Retrieval, i: int) -> str:
+    return f" of example {i}" if retrieval.energies.ndim > 1 else ""

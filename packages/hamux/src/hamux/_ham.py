@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ._binding import bind
 from ._neurons import Neurons
+from ._precision import widened
 
 States = Mapping[str, Float[Array, "..."]]
 
@@ -23,9 +24,10 @@ class HAM(eqx.Module):
     - `connections`: `((layer, layer, …), synapse)`, the layers in the order of the synapse's arguments. A synapse may
       serve several connections, a layer may stand twice in one.
 
-    States `xs` and activations `gs` are dicts by layer. A HAM is a pytree whose leaves are arrays alone, so that
-    `jax.jit`, `jax.grad` and `jax.vmap` take it as an argument. Krotov, "Hierarchical Associative Memory", 2021;
-    Hoover et al., "A Universal Abstraction for Hierarchical Hopfield Networks", 2022.
+    States `xs` and activations `gs` are dicts by layer, and may be in half precision; energies are then in float32. A
+    HAM is a pytree whose leaves are arrays alone, so that `jax.jit`, `jax.grad` and `jax.vmap` take it as an argument.
+    Krotov, "Hierarchical Associative Memory", 2021; Hoover et al., "A Universal Abstraction for Hierarchical Hopfield
+    Networks", 2022.
 
     **Raises** ValueError when it is made, for an unknown layer or synapse, a wrong number of g's, activations that do
     not fit a synapse, an energy that is no scalar or a synapse with a leaf that is no array; and when it is called, for
@@ -114,7 +116,7 @@ class HAM(eqx.Module):
     def connection_energies(self, gs: States) -> list[Float[Array, ""]]:
         """E_c of every connection, in the order of `connections`."""
         self._check_layers("activation", gs)
-        return [self.synapses[synapse](*(gs[layer] for layer in layers)) for layers, synapse in self.connections]
+        return [widened(self.synapses[name](*(gs[layer] for layer in layers))) for layers, name in self.connections]
 
     def energy_tree(self, gs: States, xs: States) -> PyTree[Float[Array, ""]]:
         """The energy in its parts, `{"neurons": {layer: …}, "connections": […]}`; they sum to `energy`."""

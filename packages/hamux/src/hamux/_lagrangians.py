@@ -6,17 +6,41 @@ token, by itself and sum over the tokens. Krotov & Hopfield, "Large Associative 
 Machine Learning", 2021; Hoover et al., "Energy Transformer", 2023, eq. 2 for the layer norm.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp, softplus
 from jaxtyping import Array, Float
 
+from ._precision import widened
 
+_Function = TypeVar("_Function", bound=Callable)
+
+
+def _lagrangian(**facts: Any) -> Callable[[_Function], _Function]:
+    """A Lagrangian that takes half precision in float32, and has the attributes that `hamux.certify` asks for."""
+
+    def define(function: Any) -> Any:
+        @functools.wraps(function)
+        def in_float32(x, *parameters, **keywords):
+            return function(widened(x), *map(widened, parameters), **{k: widened(v) for k, v in keywords.items()})
+
+        vars(in_float32).update(facts)
+        return in_float32
+
+    return define
+
+
+@_lagrangian(elementwise=True, lipschitz=1.0)
 def lagr_identity(x: Float[Array, "..."]) -> Float[Array, ""]:
     """L = ½ Σ x²; activation g = x."""
     return 0.5 * jnp.sum(x**2)
 
 
+@_lagrangian(elementwise=True)
 def lagr_repu(x: Float[Array, "..."], n: float | Array) -> Float[Array, ""]:
     """L = (1/n) Σ max(x, 0)ⁿ; activation g = max(x, 0)ⁿ⁻¹, the rectified power unit. Convex for n ≥ 1.
 
@@ -27,11 +51,13 @@ def lagr_repu(x: Float[Array, "..."], n: float | Array) -> Float[Array, ""]:
     return jnp.sum(jnp.where(positive, jnp.where(positive, x, 1) ** n, 0)) / n
 
 
+@_lagrangian(elementwise=True, lipschitz=1.0)
 def lagr_relu(x: Float[Array, "..."]) -> Float[Array, ""]:
     """L = ½ Σ max(x, 0)²; activation g = max(x, 0)."""
     return lagr_repu(x, 2)
 
 
+@_lagrangian(elementwise=True)
 def lagr_exp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
     """L = (1/β) Σ exp(βx); activation g = exp(βx).
 
@@ -41,6 +67,7 @@ def lagr_exp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, 
     return jnp.sum(jnp.exp(beta * x)) / beta
 
 
+@_lagrangian(elementwise=True)
 def lagr_rexp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
     """L = Σ exp(β max(x, 0))/β − max(x, 0); activation g = exp(β max(x, 0)) − 1, the rectified exponential.
 
@@ -50,10 +77,17 @@ def lagr_rexp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array,
     return jnp.sum(jnp.exp(beta * rectified) / beta - rectified)
 
 
+@_lagrangian(elementwise=True)
 def lagr_tanh(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
     """L = (1/β) Σ log cosh(βx); activation g = tanh(βx). Finite for every finite βx."""
     # Flat: XLA on a CPU runs an element-wise loop over a shape like (11, 11, 16) several times slower.
     return jnp.sum(_log_cosh(beta * jnp.ravel(x))) / beta
+
+
+@_lagrangian(elementwise=True, binary=True)
+def lagr_sign(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """L = Σ |x|; activation g = sign(x), ±1 and 0 at 0: the binary neuron, tanh's limit β → ∞. Hopfield, 1982."""
+    return jnp.sum(jnp.abs(x))
 
 
 @jax.custom_jvp
@@ -69,11 +103,13 @@ def _log_cosh(z: Float[Array, " n"]) -> Float[Array, " n"]:
 _log_cosh.defjvps(lambda tangent, _, z: jnp.tanh(z) * tangent)
 
 
+@_lagrangian(elementwise=True)
 def lagr_sigmoid(x: Float[Array, "..."], beta: float | Array = 1.0, scale: float | Array = 1.0) -> Float[Array, ""]:
     """L = (s/β) Σ log(1 + exp(βx)); activation g = s/(1 + exp(−βx)), with s = `scale`. Finite for every finite βx."""
     return jnp.sum(softplus(beta * x)) * (scale / beta)
 
 
+@_lagrangian()
 def lagr_softmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
     """L = (1/β) Σ_tokens log Σ_axis exp(βx); activation g = softmax(βx) along `axis`.
 
@@ -82,6 +118,7 @@ def lagr_softmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = 
     return jnp.sum(logsumexp(beta * x, axis=axis)) / beta
 
 
+@_lagrangian()
 def lagr_ghostmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
     """L = (1/β) Σ_tokens log(1 + Σ_axis exp(βx)); activation g = exp(βx) / (1 + Σ_axis exp(βx)).
 
@@ -90,6 +127,7 @@ def lagr_ghostmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int =
     return jnp.sum(softplus(logsumexp(beta * x, axis=axis))) / beta
 
 
+@_lagrangian()
 def lagr_layernorm(
     x: Float[Array, "..."],
     gamma: float | Array = 1.0,
@@ -107,6 +145,7 @@ def lagr_layernorm(
     return x.shape[axis] * gamma * jnp.sum(scale) + jnp.sum(_per_unit(delta, x) * x)
 
 
+@_lagrangian()
 def lagr_spherical_norm(
     x: Float[Array, "..."],
     gamma: float | Array = 1.0,

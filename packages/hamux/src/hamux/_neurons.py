@@ -11,6 +11,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._binding import bind
+from ._precision import widened
 
 
 class Neurons(eqx.Module):
@@ -57,7 +58,7 @@ class Neurons(eqx.Module):
 
     def activations(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """g = ∂L/∂x, of the state's shape."""
-        return jax.grad(self.lagrangian)(x)
+        return jax.grad(lambda x: self.lagrangian(widened(x)))(x)
 
     def g(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Short for `activations`."""
@@ -65,6 +66,7 @@ class Neurons(eqx.Module):
 
     def energy(self, g: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, ""]:
         """leak · (g·x − L(x)), the Legendre transform of L; its derivative by g is leak · x."""
+        g, x = widened(g), widened(x)
         if self.leak == 0:
             return jnp.zeros((), x.dtype)
         return self.leak * (jnp.sum(g * x) - self.lagrangian(x))

@@ -2,13 +2,14 @@
 
 A synapse of one's own is any Module with `__call__(self, *gs) -> scalar`. Those below take one example, without a
 batch axis (`jax.vmap` or `ham.vectorize()` adds one), and raise ValueError, naming both shapes, when g's do not fit.
+`curvature` and `multilinear` are what they declare of their energy, see `hamux.certify`.
 """
 
 import functools
 import math
 import string
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._binding import bind
 from ._lagrangians import lagr_relu
+from ._precision import accumulator, widened
 
 
 class DenseSynapse(eqx.Module):
@@ -30,6 +32,11 @@ class DenseSynapse(eqx.Module):
     """
 
     W: Float[Array, "..."]
+    multilinear: ClassVar[bool] = True
+
+    @property
+    def curvature(self) -> float | None:
+        return 0.0 if self.W.ndim == 1 else None
 
     def __init__(self, key: PRNGKeyArray, d1: int, d2: int, *more: int):
         self.W = 0.02 * jr.normal(key, (d1, d2, *more))
@@ -49,13 +56,16 @@ class DenseSynapse(eqx.Module):
                 f"{self.W.shape}, their leading axes must broadcast"
             )
         units = string.ascii_lowercase[: len(gs)]
-        return -jnp.sum(jnp.einsum(",".join(f"...{unit}" for unit in units) + f",{units}->...", *gs, self.W))
+        formula = ",".join(f"...{unit}" for unit in units) + f",{units}->..."
+        return -jnp.sum(jnp.einsum(formula, *gs, self.W, preferred_element_type=accumulator(*gs, self.W)))
 
 
 class BiasSynapse(eqx.Module):
     """E = −Σ b·g, a constant input to one layer. Leading axes (tokens) that `b` lacks share it."""
 
     b: Float[Array, "..."]
+    curvature: ClassVar[float] = 0.0
+    multilinear: ClassVar[bool] = True
 
     def __init__(self, key: PRNGKeyArray, shape: int | tuple[int, ...]):
         self.b = 0.02 * jr.normal(key, (shape,) if isinstance(shape, int) else shape)
@@ -64,7 +74,7 @@ class BiasSynapse(eqx.Module):
         leading = g.ndim - self.b.ndim
         if leading < 0 or g.shape[leading:] != self.b.shape:
             raise ValueError(f"BiasSynapse of shape {self.b.shape} got g of shape {g.shape}; its last axes must fit")
-        return -jnp.sum(jnp.sum(g, axis=tuple(range(leading))) * self.b)
+        return -jnp.sum(jnp.sum(widened(g), axis=tuple(range(leading))) * widened(self.b))
 
 
 class ConvSynapse(eqx.Module):
@@ -82,6 +92,7 @@ class ConvSynapse(eqx.Module):
     W: Float[Array, "channels_out channels_in height width"]
     window_strides: tuple[int, int] = eqx.field(static=True)
     padding: str = eqx.field(static=True)
+    multilinear: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -109,7 +120,7 @@ class ConvSynapse(eqx.Module):
         if g2.shape != expected:
             raise ValueError(f"ConvSynapse makes {expected} of g1 {g1.shape}, got g2 of shape {g2.shape}")
         # In this order the padded image is kept for both gradients; Σ g2 · (patches @ filters) would cut it up twice.
-        return -jnp.sum(patches * (g2 @ self._filters().T))
+        return -jnp.sum(widened(patches) * _product(g2, self._filters()))
 
     def _filters(self) -> Float[Array, "patch channels_out"]:
         (height, width), (down, across) = self.W.shape[2:], self.window_strides
@@ -150,6 +161,7 @@ class HopfieldSynapse(eqx.Module):
 
     xi: tuple[Float[Array, "memories dim"], ...]
     lagrangian: Callable
+    curvature: ClassVar[float] = 0.0
 
     def __init__(self, key: PRNGKeyArray, dim: int | Sequence[int], memories: int, lagrangian: Callable = lagr_relu):
         self.xi = _random_memories(key, dim, memories)
@@ -164,7 +176,7 @@ class HopfieldSynapse(eqx.Module):
 
     def _hidden(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
         _check_memories(self, gs)
-        return functools.reduce(jnp.add, [g @ xi.T for g, xi in zip(gs, self.xi, strict=True)])
+        return functools.reduce(jnp.add, [_product(g, xi) for g, xi in zip(gs, self.xi, strict=True)])
 
 
 class KernelSynapse(eqx.Module):
@@ -186,6 +198,11 @@ class KernelSynapse(eqx.Module):
     beta: Float[Array, ""]
     kernel: Literal["gaussian", "epanechnikov"] = eqx.field(static=True)
 
+    @property
+    def curvature(self) -> float | None:
+        """The Gaussian's is ½‖g‖² less a log-sum-exp of linear functions, for every β."""
+        return 1.0 if self.kernel == "gaussian" else None
+
     def __init__(
         self,
         key: PRNGKeyArray,
@@ -206,7 +223,7 @@ class KernelSynapse(eqx.Module):
             log_density = logsumexp(-u, axis=-1)
         else:
             log_density = jnp.log(1e-6 + jnp.sum(relu(1 - u), axis=-1))
-        return -jnp.sum(log_density) / self.beta
+        return -jnp.sum(log_density) / widened(self.beta)
 
     def attribution(self, *gs: Float[Array, "... dim"]) -> Float[Array, "... memories"]:
         """Each memory's share of the force −∂E/∂g ∝ Σ_μ −κ'(u_μ) (ξ_μ − g): softmax(−u), or an equal part for each
@@ -217,7 +234,7 @@ class KernelSynapse(eqx.Module):
     def _distances(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
         _check_memories(self, gs)
         distances = [_half_square_distances(g, xi) for g, xi in zip(gs, self.xi, strict=True)]
-        return self.beta * functools.reduce(jnp.add, distances)
+        return widened(self.beta) * functools.reduce(jnp.add, distances)
 
 
 class AttentionSynapse(eqx.Module):
@@ -241,8 +258,8 @@ class AttentionSynapse(eqx.Module):
     def __call__(self, g: Float[Array, "tokens dim"]) -> Float[Array, ""]:
         if g.ndim != 2 or g.shape[-1] != self.Wk.shape[-1]:
             raise ValueError(f"AttentionSynapse got g of shape {g.shape}, expected (tokens, {self.Wk.shape[-1]})")
-        keys = einsum(self.Wk, g, "head z dim, token dim -> head token z")
-        queries = einsum(self.Wq, g, "head z dim, token dim -> head token z")
+        keys = einsum(widened(self.Wk), widened(g), "head z dim, token dim -> head token z")
+        queries = einsum(widened(self.Wq), widened(g), "head z dim, token dim -> head token z")
         scores = self.beta * einsum(keys, queries, "head key z, head query z -> head query key")
         return -jnp.sum(logsumexp(scores, axis=-1)) / self.beta
 
@@ -274,5 +291,10 @@ def _half_square_distances(
     g: Float[Array, "... dim"], xi: Float[Array, "memories dim"]
 ) -> Float[Array, "... memories"]:
     """½‖g − ξ_μ‖², expanded so that the work is one matrix product."""
-    norms = jnp.sum(xi**2, axis=-1).reshape((1,) * (g.ndim - 1) + (-1,))
-    return 0.5 * (jnp.sum(g**2, axis=-1, keepdims=True) + norms) - g @ xi.T
+    norms = jnp.sum(widened(xi) ** 2, axis=-1).reshape((1,) * (g.ndim - 1) + (-1,))
+    return 0.5 * (jnp.sum(widened(g) ** 2, axis=-1, keepdims=True) + norms) - _product(g, xi)
+
+
+def _product(g: Float[Array, "... dim"], rows: Float[Array, "n dim"]) -> Float[Array, "... n"]:
+    """g · row of every row."""
+    return jnp.matmul(g, rows.T, preferred_element_type=accumulator(g, rows))

@@ -182,7 +182,7 @@ class DenseHopfield(ZooModel):
         `mask` is True where a pixel is known: it is held. What `x` has elsewhere is not looked at; those pixels start
         half-way, at 0.5. Without a mask every pixel starts as it is, and may move.
 
-        The descent is `hamux.relax` with dt = 1, to `tol` or for `max_steps`; with `steps` exactly so many steps of
+        The descent is `hamux.relax`, to `tol` or for `max_steps`; with `steps` exactly so many steps of
         `hamux.descend`, through which gradients flow. **Raises** ValueError when `x` or `mask` do not fit, or hold NaN,
         and for `steps` with the epanechnikov energy, whose slope has no bound: no step of a fixed size goes down there.
         """
@@ -200,7 +200,7 @@ class DenseHopfield(ZooModel):
             start = jnp.where(mask, x, jnp.asarray(0.5, jnp.result_type(x)))
         xs = self.encode(start)
         if steps is None:
-            end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, dt=1.0, clamp=clamp, trajectory=trajectory)
+            end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, clamp=clamp, trajectory=trajectory)
         else:
             end = hamux.descend(self.ham, xs, steps=steps, dt=1.0, tol=tol, clamp=clamp, trajectory=trajectory)
 

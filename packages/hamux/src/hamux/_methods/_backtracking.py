@@ -1,0 +1,69 @@
+"""Steps that are tried, and shortened until the energy falls."""
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .._certificate import Certificate, Setting
+from .._ham import HAM
+from ._explicit import positive
+from ._method import Method, Point, Problem, Step, add, dot
+
+_Tree = TypeVar("_Tree")
+
+SMALLEST_SCALE = 2.0**-20  # of `dt` that is tried
+
+
+class Backtracking(Method):
+    """x ← x − (s/τ) ∂E/∂g with the longest s of dt, dt/2, dt/4, … for which the energy falls.
+
+    It falls when it does so as the slope at the start of the step promises (Armijo, 1966): E⁺ − E ≤ 10⁻⁴ ∂E/∂g·(g⁺ −
+    g). Where a fall is too small for the floats, |E⁺ − E| within their rounding, the mean slope over the step, ½ (∂E/∂g
+    + ∂E⁺/∂g)·(g⁺ − g), stands in for it (the approximate Wolfe condition of Hager & Zhang, 2005). A try costs one
+    evaluation of E and ∂E/∂g; one that fails is a step that is not accepted. s doubles, up to `dt`, after each one that
+    is. In a batch every example has an s of its own.
+
+    No step raises the energy of any HAM. Where a layer is clamped in part whose units share one Lagrangian (softmax,
+    layer norm), −∂E/∂g need not point downhill; a retrieval may get stuck there.
+
+    **Raises** ValueError for a `dt` that is no finite number > 0.
+    """
+
+    dt: float | Array
+
+    def __init__(self, dt: float | Array = 1.0):
+        self.dt = positive("dt", dt)
+
+    def certify(self, ham: HAM, setting: Setting) -> Certificate:
+        return Certificate(True, None, ("a step that raises the energy is not taken",))
+
+    def init(self, problem: Problem, point: Point, example: Int[Array, ""]) -> Float[Array, ""]:
+        return jnp.ones((), point.energy.dtype)
+
+    def step(self, problem: Problem, point: Point, state: Float[Array, ""]) -> Step:
+        tried = problem.evaluate(add(point.xs, problem.descent(point, self.dt * state)))
+        return accept_or_shorten(point, tried, falls(point, tried), state)
+
+
+def accept_or_shorten(point: Point, tried: Point, accepted: Bool[Array, ""], scale: Float[Array, ""]) -> Step:
+    """The step to `tried`, or to stay and have a shorter scale; the scale is the state that comes with it."""
+    # Where nothing smaller is left to try, a point that is not finite is taken, so that the record shows it.
+    last = scale / 2 < SMALLEST_SCALE
+    accepted = accepted | (last & ~jnp.isfinite(tried.energy))
+    after = jnp.where(accepted, jnp.minimum(2 * scale, 1), scale / 2)
+    return Step(choose(accepted, tried, point), after, accepted, after < SMALLEST_SCALE)
+
+
+def choose(condition: Bool[Array, ""], this: _Tree, that: _Tree) -> _Tree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), this, that)
+
+
+def falls(before: Point, after: Point) -> Bool[Array, ""]:
+    """Whether the energy falls as the slope promises, or, within rounding, the mean slope says so."""
+    change = {name: after.gs[name] - before.gs[name] for name in before.gs}
+    slope, slope_after = dot(before.dEdg, change), dot(after.dEdg, change)
+    fall = after.energy - before.energy
+    within_rounding = jnp.abs(fall) <= jnp.minimum(before.rounding, after.rounding)
+    return (fall <= 1e-4 * slope) | (within_rounding & (0.5 * (slope + slope_after) <= 1e-4 * slope))

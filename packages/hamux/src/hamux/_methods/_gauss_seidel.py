@@ -1,0 +1,77 @@
+"""Exact updates of one layer after another."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from .._certificate import Certificate, Setting, blocks
+from .._ham import HAM
+from ._method import Method, Point, Problem, Step
+
+
+class GaussSeidel(Method):
+    """x_l ← −(1/leak_l) ∂S/∂g_l for one layer l after another; S is the energy of the synapses, at the newest g's.
+
+    Each update is the minimum of E over that layer, the others held, when S is linear in g_l (dense, convolution and
+    bias synapses between different layers): Gauss–Seidel, or block coordinate descent, whose every block has a closed
+    form. It falls by leak · D(g, g⁺), see `hamux.certify`, whatever τ. A step is a sweep over all layers. With one
+    hidden layer it is the alternating update of a bidirectional memory (Kosko, 1988).
+
+    - `order`: the layers, in the order of a sweep; those of the HAM when left out.
+    - `key`: draws a new order for every sweep.
+
+    **Raises** ValueError when it is called for a HAM with a layer that is not linear in its block, or has leak 0, or is
+    clamped in part and coupled; and for an `order` that is not made of all its layers, or comes with a `key`.
+    """
+
+    order: tuple[str, ...] | None = eqx.field(static=True)
+    key: PRNGKeyArray | None
+
+    def __init__(self, order: Sequence[str] | None = None, *, key: PRNGKeyArray | None = None):
+        if order is not None and key is not None:
+            raise ValueError("an order was given and a key to draw orders with; give one of them")
+        self.order = None if order is None else tuple(order)
+        self.key = key
+
+    def certify(self, ham: HAM, setting: Setting) -> Certificate:
+        obstacles = blocks(ham, setting)
+        reasons = obstacles or ["every layer is taken to its own minimum, the others held"]
+        return Certificate(not obstacles, None, tuple(reasons))
+
+    def check(self, ham: HAM, setting: Setting) -> None:
+        obstacles = blocks(ham, setting)
+        if obstacles:
+            raise ValueError(f"no exact update: {'; '.join(obstacles)}. hamux.Backtracking() takes any HAM")
+        if self.order is not None and sorted(self.order) != sorted(ham.neurons):
+            raise ValueError(f"order is {self.order}; a sweep takes every layer once, {sorted(ham.neurons)}")
+
+    def init(self, problem: Problem, point: Point, example: Int[Array, ""]) -> Int[Array, ""]:
+        return jnp.zeros((), int)
+
+    def step(self, problem: Problem, point: Point, state: Int[Array, ""]) -> Step:
+        order = self.order or tuple(problem.ham.neurons)
+        updates = [lambda values, name=name: _update(problem, values, name) for name in order]
+        values = (point.xs, point.gs)
+        if self.key is None:
+            for update in updates:
+                values = update(values)
+        else:
+            drawn = jr.permutation(jr.fold_in(self.key, state), len(order))
+            values, _ = jax.lax.scan(lambda now, i: (jax.lax.switch(i, updates, now), None), values, drawn)
+        return Step(problem.evaluate(values[0]), state + 1)
+
+
+def _update(problem: Problem, values: tuple[dict[str, Array], dict[str, Array]], name: str):
+    xs, gs = values
+    layer = problem.ham.neurons[name]
+
+    def synaptic(g):
+        return sum(problem.ham.connection_energies(gs | {name: g}))
+
+    force = -jax.grad(synaptic)(gs[name]) if problem.ham.connections else jnp.zeros_like(gs[name])
+    moved = problem.hold(xs, xs | {name: (force / layer.leak).astype(xs[name].dtype)})
+    return moved, gs | {name: layer.activations(moved[name])}

@@ -1,0 +1,53 @@
+"""The explicit step in a bath of noise."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from .._binding import bind
+from ._explicit import Schedule, at, positive
+from ._method import Method, Point, Problem, Step, add
+
+
+class Langevin(Method):
+    """x ← x − (dt/τ) ∂E/∂g + √(2 T dt/τ) ξ with standard normal ξ: noise on the neurons' input, at temperature T.
+
+    - `key`: what ξ is drawn from; the same key, the same retrieval. Each example of a vectorised HAM draws its own.
+    - `temperature`: in units of the energy; or a schedule, a function of the number of steps taken so far, as optax has
+      them: one that falls to 0 anneals (Kirkpatrick, Gelatt & Vecchi, 1983).
+
+    On identity layers of any τ the states come to be distributed as exp(−E/T) when dt is small: overdamped Langevin
+    dynamics. On others the noise enters before the activation, and a saturated unit hardly feels it; that is no sample
+    of exp(−E/T). The energy rises and falls; `residual` is that of the step without noise.
+
+    **Raises** ValueError for a `dt` that is no finite number > 0, or a `temperature` that is no finite number ≥ 0.
+    """
+
+    key: PRNGKeyArray
+    temperature: float | Array | Schedule
+    dt: float | Array
+
+    def __init__(self, key: PRNGKeyArray, temperature: float | Array | Schedule, dt: float | Array = 0.1):
+        self.key = key
+        self.dt = positive("dt", dt)
+        if callable(temperature):
+            temperature = bind(temperature, "the schedule of the temperature")
+        elif not isinstance(temperature, jax.core.Tracer) and not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature is {temperature}; it must be finite and at least 0")
+        self.temperature = temperature
+
+    def init(self, problem: Problem, point: Point, example: Int[Array, ""]) -> tuple[PRNGKeyArray, Int[Array, ""]]:
+        return jr.fold_in(self.key, example), jnp.zeros((), int)
+
+    def step(self, problem: Problem, point: Point, state: tuple[PRNGKeyArray, Int[Array, ""]]) -> Step:
+        key, taken = state
+        temperature = at(self.temperature, taken)
+        keys = dict(zip(point.xs, jr.split(jr.fold_in(key, taken), len(point.xs)), strict=True))
+        noise = {
+            name: jnp.sqrt(2 * temperature * self.dt / problem.tau[name]).astype(x.dtype)
+            * jr.normal(keys[name], x.shape, x.dtype)
+            for name, x in point.xs.items()
+        }
+        moved = add(add(point.xs, problem.descent(point, self.dt)), noise)
+        return Step(problem.evaluate(problem.hold(point.xs, moved)), (key, taken + 1))
