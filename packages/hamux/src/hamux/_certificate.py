@@ -38,6 +38,7 @@ import numpy as np
 
 from ._binding import declared
 from ._ham import HAM
+from ._neurons import Neurons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,18 +64,36 @@ class Certificate:
 
 
 class Setting(NamedTuple):
-    """What of a retrieval bears on its certificate, beside the HAM: time constants, and which layers are held."""
+    """What of a retrieval bears on its certificate, beside the HAM: the time constants, the layers that are clamped
+    whole, and those where only some of the units that share a Lagrangian are."""
 
     tau: Mapping[str, float]
-    whole: frozenset[str] = frozenset()
-    partly: frozenset[str] = frozenset()
+    whole: frozenset[str]
+    split: frozenset[str]
 
 
 def setting(ham: HAM, tau: Mapping[str, float] | None, clamp: Mapping[str, Any] | None) -> Setting:
-    """The setting that `tau` and `clamp` make; a mask that jax is tracing counts as a part of its layer."""
-    whole = {name for name, mask in (clamp or {}).items() if not isinstance(mask, jax.core.Tracer) and np.all(mask)}
+    """The setting that `tau` and `clamp` make; of a mask that jax is tracing the worst is assumed."""
+    known = {name: np.asarray(m) for name, m in (clamp or {}).items() if not isinstance(m, jax.core.Tracer)}
+    whole = {name for name, mask in known.items() if mask.all()}
+    split = {
+        name
+        for name in (clamp or {}).keys() - whole
+        if not declared(ham.neurons[name].lagrangian, "elementwise")
+        and not (name in known and _holds_tokens(ham.neurons[name], known[name]))
+    }
     times = {name: layer.tau for name, layer in ham.neurons.items()} | dict(tau or {})
-    return Setting(times, frozenset(whole), frozenset((clamp or {}).keys() - whole))
+    return Setting(times, frozenset(whole), frozenset(split))
+
+
+def _holds_tokens(layer: Neurons, mask: np.ndarray) -> bool:
+    """Whether a mask holds all units of a token or none, and what units share is a token."""
+    if not declared(layer.lagrangian, "tokenwise"):
+        return False
+    axis = dict(getattr(layer.lagrangian, "options", ())).get("axis", -1)
+    mask = np.broadcast_to(mask, (*mask.shape[: mask.ndim - len(layer.shape)], *layer.shape))
+    axis = axis % len(layer.shape) - len(layer.shape)  # a mask of a batch has one axis more, at the front
+    return bool((mask.all(axis) == mask.any(axis)).all())
 
 
 def relative_smoothness(ham: HAM, setting: Setting) -> tuple[float, list[str]]:
@@ -100,7 +119,7 @@ def relative_smoothness(ham: HAM, setting: Setting) -> tuple[float, list[str]]:
             lipschitz = declaration or 0.0
         smoothness = layer.leak + curvature[name] * lipschitz
         rates.append(setting.tau[name] / smoothness if smoothness > 0 else math.inf)
-    return min(rates, default=math.inf), obstacles + coupled_clamps(ham, setting)
+    return min(rates, default=math.inf), obstacles + coupled_clamps(setting)
 
 
 def blocks(ham: HAM, setting: Setting) -> list[str]:
@@ -120,13 +139,12 @@ def blocks(ham: HAM, setting: Setting) -> list[str]:
                     f'layer "{name}" is not linear in its block: it stands {layers.count(name)} times at synapse '
                     f'"{synapse}"'
                 )
-    return obstacles + coupled_clamps(ham, setting)
+    return obstacles + coupled_clamps(setting)
 
 
-def coupled_clamps(ham: HAM, setting: Setting) -> list[str]:
-    """The layers held in part whose other units move the activations of those that are held."""
+def coupled_clamps(setting: Setting) -> list[str]:
+    """The layers of which units are held whose activations move with others that are not."""
     return [
-        f'layer "{name}" is clamped in part, and its units share one Lagrangian: clamp all of it, or none'
-        for name in sorted(setting.partly)
-        if not declared(ham.neurons[name].lagrangian, "elementwise")
+        f'layer "{name}" is clamped in part, where units share one Lagrangian: clamp all of a token, or none'
+        for name in sorted(setting.split)
     ]

@@ -32,8 +32,8 @@ class Reason(eqx.Enumeration):
         "hamux.Anderson(); where the energies rise or swing, a smaller dt"
     )
     stuck = (
-        "no step, however short, lowers the energy by more than its rounding: take a larger tol or a wider dtype; a "
-        "layer whose units share one Lagrangian is clamped whole or not at all"
+        "no step, however short, lowers the energy by more than its rounding: take a larger tol or a wider dtype; "
+        "units that share one Lagrangian, those of a token, are clamped together or not at all"
     )
     not_finite = (
         "the energy or the residual is not finite: a state or a parameter is not, or a Lagrangian overflowed, or the "

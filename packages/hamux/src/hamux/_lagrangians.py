@@ -109,7 +109,7 @@ def lagr_sigmoid(x: Float[Array, "..."], beta: float | Array = 1.0, scale: float
     return jnp.sum(softplus(beta * x)) * (scale / beta)
 
 
-@_lagrangian()
+@_lagrangian(tokenwise=True)
 def lagr_softmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
     """L = (1/β) Σ_tokens log Σ_axis exp(βx); activation g = softmax(βx) along `axis`.
 
@@ -118,7 +118,7 @@ def lagr_softmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = 
     return jnp.sum(logsumexp(beta * x, axis=axis)) / beta
 
 
-@_lagrangian()
+@_lagrangian(tokenwise=True)
 def lagr_ghostmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
     """L = (1/β) Σ_tokens log(1 + Σ_axis exp(βx)); activation g = exp(βx) / (1 + Σ_axis exp(βx)).
 
@@ -127,7 +127,7 @@ def lagr_ghostmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int =
     return jnp.sum(softplus(logsumexp(beta * x, axis=axis))) / beta
 
 
-@_lagrangian()
+@_lagrangian(tokenwise=True)
 def lagr_layernorm(
     x: Float[Array, "..."],
     gamma: float | Array = 1.0,
@@ -145,7 +145,7 @@ def lagr_layernorm(
     return x.shape[axis] * gamma * jnp.sum(scale) + jnp.sum(_per_unit(delta, x) * x)
 
 
-@_lagrangian()
+@_lagrangian(tokenwise=True)
 def lagr_spherical_norm(
     x: Float[Array, "..."],
     gamma: float | Array = 1.0,

@@ -34,10 +34,6 @@ class DenseSynapse(eqx.Module):
     W: Float[Array, "..."]
     multilinear: ClassVar[bool] = True
 
-    @property
-    def curvature(self) -> float | None:
-        return 0.0 if self.W.ndim == 1 else None
-
     def __init__(self, key: PRNGKeyArray, d1: int, d2: int, *more: int):
         self.W = 0.02 * jr.normal(key, (d1, d2, *more))
 

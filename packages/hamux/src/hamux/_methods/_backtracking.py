@@ -25,8 +25,8 @@ class Backtracking(Method):
     evaluation of E and ∂E/∂g; one that fails is a step that is not accepted. s doubles, up to `dt`, after each one that
     is. In a batch every example has an s of its own.
 
-    No step raises the energy of any HAM. Where a layer is clamped in part whose units share one Lagrangian (softmax,
-    layer norm), −∂E/∂g need not point downhill; a retrieval may get stuck there.
+    No step raises the energy of any HAM. Where some units of a token are clamped and share one Lagrangian with others
+    (softmax, layer norm), −∂E/∂g need not point downhill; a retrieval may get stuck there.
 
     **Raises** ValueError for a `dt` that is no finite number > 0.
     """

@@ -25,7 +25,8 @@ class GaussSeidel(Method):
     - `key`: draws a new order for every sweep.
 
     **Raises** ValueError when it is called for a HAM with a layer that is not linear in its block, or has leak 0, or is
-    clamped in part and coupled; and for an `order` that is not made of all its layers, or comes with a `key`.
+    clamped in part where units share a Lagrangian; and for an `order` that is not made of all its layers, or comes with
+    a `key`.
     """
 
     order: tuple[str, ...] | None = eqx.field(static=True)

@@ -42,7 +42,7 @@ class Langevin(Method):
 
     def step(self, problem: Problem, point: Point, state: tuple[PRNGKeyArray, Int[Array, ""]]) -> Step:
         key, taken = state
-        temperature = at(self.temperature, taken)
+        temperature = jnp.maximum(at(self.temperature, taken), 0)  # a schedule may end at 0 less its rounding
         keys = dict(zip(point.xs, jr.split(jr.fold_in(key, taken), len(point.xs)), strict=True))
         noise = {
             name: jnp.sqrt(2 * temperature * self.dt / problem.tau[name]).astype(x.dtype)

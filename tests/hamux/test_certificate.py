@@ -1,0 +1,304 @@
+"""Certificates: what is certified never rises, what is not does, and the reason is given."""
+
+import re
+from functools import partial
+
+import diffrax
+import equinox as eqx
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from jax.tree_util import Partial
+
+import hamux
+from hamux import Neurons
+
+SOFTMAX = Partial(hamux.lagr_softmax, beta=2.0)
+TANH = Partial(hamux.lagr_tanh, beta=1.5)
+REPU = Partial(hamux.lagr_repu, n=3)
+SIGMOID = Partial(hamux.lagr_sigmoid, beta=2.0, scale=1.5)
+KEY = jr.key(0)
+
+
+def hopfield(*dims, memories=3, lagrangian=SOFTMAX):
+    return hamux.HopfieldSynapse(KEY, dims, memories, lagrangian)
+
+
+def ham(synapses, **neurons):
+    """Synapses as `((layers), synapse)`."""
+    named = {f"s{i}": synapse for i, (_, synapse) in enumerate(synapses)}
+    return hamux.HAM(neurons, named, [(layers, f"s{i}") for i, (layers, _) in enumerate(synapses)])
+
+
+def one(lagrangian, synapse, shape=4, leak=1.0):
+    return ham([(("x",), synapse)], x=Neurons(lagrangian, shape, leak=leak))
+
+
+class Declared(eqx.Module):
+    """A synapse of a user's own, concave, and saying so."""
+
+    curvature: float = eqx.field(static=True, default=0.0)
+
+    def __call__(self, g):
+        return -jnp.sum(g**2)
+
+
+# Of each kind that `Explicit` is certified for: the HAM, and the dt that it is certified up to while tau is 1.
+CONCAVE = {
+    "identity, relu": (one(hamux.lagr_identity, hopfield(4, lagrangian=hamux.lagr_relu)), 1.0),
+    "relu, softmax": (one(hamux.lagr_relu, hopfield(4)), 1.0),
+    "tanh, softmax": (one(TANH, hopfield(4)), 1.0),
+    "sigmoid, relu": (one(SIGMOID, hopfield(4, lagrangian=hamux.lagr_relu)), 1.0),
+    "softmax, repu": (one(SOFTMAX, hopfield(4, lagrangian=REPU)), 1.0),
+    "ghostmax, sigmoid": (one(hamux.lagr_ghostmax, hopfield(4, lagrangian=SIGMOID)), 1.0),
+    "layernorm, exp": (one(hamux.lagr_layernorm, hopfield(4, lagrangian=hamux.lagr_exp)), 1.0),
+    "spherical norm, tanh": (one(hamux.lagr_spherical_norm, hopfield(4, lagrangian=TANH)), 1.0),
+    "rexp, softmax": (one(hamux.lagr_rexp, hopfield(4)), 1.0),
+    "leak 2": (one(TANH, hopfield(4), leak=2.0), 0.5),
+    "leak 1/2": (one(SOFTMAX, hopfield(4), leak=0.5), 2.0),
+    "leak 0, tokens": (one(hamux.lagr_layernorm, hopfield(4, lagrangian=hamux.lagr_relu), (2, 4), 0.0), np.inf),
+    "gaussian": (one(hamux.lagr_identity, hamux.KernelSynapse(KEY, 4, 3, beta=2.0), leak=0.0), 1.0),
+    "gaussian, leak 1": (one(hamux.lagr_relu, hamux.KernelSynapse(KEY, 4, 3, beta=2.0)), 0.5),
+    "bias": (one(hamux.lagr_sigmoid, hamux.BiasSynapse(KEY, 4)), 1.0),
+    "of one's own": (one(TANH, Declared()), 1.0),
+    "two layers at one synapse": (
+        ham([(("a", "b"), hopfield(4, 3))], a=Neurons(TANH, 4), b=Neurons(SOFTMAX, 3, leak=4.0)),
+        0.25,
+    ),
+    "one layer twice": (ham([(("a", "a"), hopfield(4, 4)), (("a",), hopfield(4))], a=Neurons(TANH, 4)), 1.0),
+}
+# And for `GaussSeidel`.
+LINEAR_IN_BLOCKS = {
+    "tanh, softmax": ham([(("a", "b"), hamux.DenseSynapse(KEY, 4, 3))], a=Neurons(TANH, 4), b=Neurons(SOFTMAX, 3)),
+    "three layers at one synapse": ham(
+        [(("a", "b", "c"), hamux.DenseSynapse(KEY, 4, 3, 2)), (("a",), hamux.BiasSynapse(KEY, 4))],
+        a=Neurons(hamux.lagr_layernorm, 4),
+        b=Neurons(TANH, (2, 3), leak=0.5),
+        c=Neurons(SIGMOID, 2, leak=2.0),
+    ),
+    "a chain with a convolution": ham(
+        [
+            (("image", "patch"), hamux.ConvSynapse(KEY, 3, 1, (2, 2), (2, 2))),
+            (("patch", "hidden"), hamux.DenseSynapse(KEY, 3, 2)),
+        ],
+        image=Neurons(TANH, (4, 4, 1)),
+        patch=Neurons(hamux.lagr_spherical_norm, (2, 2, 3)),
+        hidden=Neurons(SOFTMAX, 2),
+    ),
+}
+
+
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+def descent(seed, size, ham, method, tau):
+    """The energies of a retrieval with parameters and states drawn anew, and how large the terms are that they sum."""
+    keys = iter(jr.split(jr.key(seed), 20))
+    ham = jax.tree.map(lambda leaf: size * jr.normal(next(keys), leaf.shape) if leaf.ndim else leaf, ham)
+    xs = jax.tree.map(lambda x: 3 * x, ham.init_states(key=next(keys)))
+    out = hamux.descend(ham, xs, steps=6, method=method, tau=tau, trajectory=True)
+    gs = jax.vmap(ham.activations)(out.trajectory)
+    terms = jax.tree.leaves(
+        (jax.vmap(ham.energy_tree)(gs, out.trajectory), jax.tree.map(jnp.multiply, gs, out.trajectory))
+    )
+    return out.energies, sum(jnp.sum(jnp.max(jnp.abs(term), axis=0)) for term in terms)
+
+
+def assert_never_rises(energies, terms):
+    assert np.isfinite(energies).all()
+    assert np.max(np.diff(energies)) <= 1e-14 * terms
+
+
+@settings(max_examples=700)
+@given(
+    st.sampled_from(list(CONCAVE)), st.integers(0, 2**32 - 1), st.floats(0.01, 2), st.floats(0.01, 1), st.floats(0.1, 9)
+)
+def test_explicit_steps_never_rise_up_to_the_dt_that_is_certified(name, seed, size, fraction, tau):
+    ham, max_dt = CONCAVE[name]
+    max_dt = tau * min(max_dt, 100)
+    times = {layer: tau * (1 + i) for i, layer in enumerate(ham.neurons)}
+    certificate = hamux.certify(ham, hamux.Explicit(fraction * max_dt), tau=times)
+    assert certificate
+    assert certificate.max_dt >= max_dt
+    assert_never_rises(*descent(seed, size, ham, hamux.Explicit(fraction * max_dt), times))
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(list(LINEAR_IN_BLOCKS)), st.integers(0, 2**32 - 1), st.floats(0.01, 5), st.booleans())
+def test_exact_updates_of_blocks_never_rise(name, seed, size, in_random_order):
+    ham = LINEAR_IN_BLOCKS[name]
+    method = hamux.GaussSeidel(key=jr.key(seed)) if in_random_order else hamux.GaussSeidel()
+    assert hamux.certify(ham, method)
+    assert_never_rises(*descent(seed, size, ham, method, None))
+
+
+@pytest.mark.parametrize(("ham", "max_dt"), CONCAVE.values(), ids=CONCAVE)
+def test_the_largest_dt(ham, max_dt):
+    """`certify` says it; half of τ halves it; what is clamped whole does not count."""
+    assert hamux.certify(ham, hamux.Explicit(1e-3)).max_dt == max_dt
+    assert hamux.certify(ham, hamux.Explicit(1e-3), tau=dict.fromkeys(ham.neurons, 0.5)).max_dt == max_dt / 2
+    assert hamux.certify(ham, hamux.Explicit(7.0), clamp=dict.fromkeys(ham.neurons, True)).max_dt == np.inf
+    if np.isfinite(max_dt):
+        beyond = hamux.certify(ham, hamux.Explicit(1.01 * max_dt))
+        assert not beyond
+        assert beyond.max_dt == max_dt
+        assert "dt is" in str(beyond)
+
+
+def scaled(ham, size=100.0):
+    return jax.tree.map(lambda leaf: size * leaf if leaf.ndim > 1 else leaf, ham)
+
+
+def attention(seed):
+    return scaled(one(hamux.lagr_layernorm, hamux.AttentionSynapse(jr.key(seed), 4, 2, 2), (3, 4)))
+
+
+def bilinear(seed, lagrangian=TANH):
+    neurons = {"a": Neurons(lagrangian, 4), "b": Neurons(TANH, 3)}
+    return scaled(ham([(("a", "b"), hamux.DenseSynapse(jr.key(seed), 4, 3))], **neurons))
+
+
+def layer_norm(seed):
+    return scaled(one(hamux.lagr_layernorm, hamux.HopfieldSynapse(jr.key(seed), 4, 3, SOFTMAX)))
+
+
+def rim():
+    """One Epanechnikov memory at 0, reaching to √2."""
+    synapse = eqx.tree_at(lambda s: s.xi, hamux.KernelSynapse(KEY, 4, 1, "epanechnikov"), (jnp.zeros((1, 4)),))
+    return one(hamux.lagr_identity, synapse, leak=0.0)
+
+
+HALF = np.array([True, True, False, False])
+# What is not certified: a HAM, a method, a clamp, the seed of the states, and why not.
+UNCERTIFIED = {
+    "two layers at once": (bilinear(0), hamux.Explicit(1.0), {}, 1, 'synapse "s0" on .* declares no curvature'),
+    "attention": (attention(23), hamux.Explicit(1.0), {}, 123, "declares no curvature"),
+    "epanechnikov": (rim(), hamux.Explicit(1.0), {}, 3, "declares no curvature"),
+    "of one's own": (one(TANH, lambda g: jnp.sum(9 * g**4)), hamux.Explicit(1.0), {}, 1, "declares no curvature"),
+    "dt too large": (scaled(one(TANH, hopfield(4))), hamux.Explicit(3.0), {}, 1, "dt is 3.0"),
+    "a schedule": (scaled(one(TANH, hopfield(4))), hamux.Explicit(lambda step: 3.0), {}, 1, "not known beforehand"),
+    "distances and a leak": (
+        one(hamux.lagr_identity, hamux.KernelSynapse(KEY, 4, 1)),
+        hamux.Explicit(1.5),
+        {},
+        1,
+        "dt is 1.5",
+    ),
+    "distances and no Lipschitz constant": (
+        one(Partial(hamux.lagr_tanh, beta=8.0), hamux.KernelSynapse(KEY, 4, 1)),
+        hamux.Explicit(0.5),
+        {},
+        1,
+        "no Lipschitz constant",
+    ),
+    "a layer norm clamped in part": (
+        layer_norm(45),
+        hamux.Explicit(1.0),
+        {"x": HALF},
+        145,
+        'layer "x" is clamped in part',
+    ),
+    "a softmax clamped in part": (
+        bilinear(33, SOFTMAX),
+        hamux.GaussSeidel(),
+        {"a": HALF},
+        133,
+        'layer "a" is clamped in part',
+    ),
+    "momentum": (scaled(one(TANH, hopfield(4))), hamux.Momentum(1.0, 0.95), {}, 1, "Momentum does not look"),
+    "noise": (scaled(one(TANH, hopfield(4))), hamux.Langevin(KEY, 1.0), {}, 1, "Langevin does not look"),
+    "a coarse solver": (bilinear(0), hamux.ODE(diffrax.Heun(), 20.0, rtol=10, atol=10), {}, 1, "ODE does not look"),
+}
+
+
+@pytest.mark.parametrize(("ham", "method", "clamp", "seed", "reason"), UNCERTIFIED.values(), ids=UNCERTIFIED)
+def test_what_is_not_certified_rises(ham, method, clamp, seed, reason, monkeypatch):
+    certificate = hamux.certify(ham, method, clamp=clamp)
+    assert not certificate
+    assert re.search(reason, str(certificate))
+    monkeypatch.setattr(hamux.GaussSeidel, "check", hamux.Method.check)  # which would refuse
+    xs = ham.init_states(key=jr.key(seed))
+    energies = hamux.descend(ham, xs, steps=20, method=method, clamp=clamp).energies
+    assert np.nanmax(np.diff(energies)) > 0.1
+
+
+@pytest.mark.parametrize("method", [hamux.Backtracking(), hamux.Anderson()], ids=["backtracking", "anderson"])
+@pytest.mark.parametrize("name", [name for name in UNCERTIFIED if "clamped" not in name])
+def test_a_safeguard_goes_down_where_nothing_is_certified(name, method):
+    ham, _, _, seed, _ = UNCERTIFIED[name]
+    assert hamux.certify(ham, method)
+    out = hamux.relax(ham, ham.init_states(key=jr.key(seed)), method=method, max_steps=50)
+    assert out.steps > 0
+    assert np.max(np.diff(out.energies)) <= 1e-13 * (1 + np.max(np.abs(out.energies)))
+
+
+DEFAULTS = {
+    "concave": (CONCAVE["leak 2"][0], None, hamux.Explicit(0.5)),
+    "any dt": (CONCAVE["leak 0, tokens"][0], None, hamux.Explicit(1.0)),
+    "linear in blocks": (bilinear(0), None, hamux.GaussSeidel()),
+    "half of a softmax clamped": (bilinear(33, SOFTMAX), {"a": HALF}, hamux.Backtracking()),
+    "half of a tanh clamped": (bilinear(0), {"a": HALF}, hamux.GaussSeidel()),
+    "attention": (attention(23), None, hamux.Backtracking()),
+    "epanechnikov": (rim(), None, hamux.Backtracking()),
+}
+
+
+@pytest.mark.parametrize(("ham", "clamp", "method"), DEFAULTS.values(), ids=DEFAULTS)
+def test_relax_takes_the_method_that_is_certified(ham, clamp, method):
+    xs = ham.init_states(key=jr.key(3))
+    by_default = hamux.relax(ham, xs, clamp=clamp, max_steps=20)
+    np.testing.assert_array_equal(
+        by_default.energies, hamux.relax(ham, xs, clamp=clamp, max_steps=20, method=method).energies
+    )
+    assert np.max(np.diff(by_default.energies)) <= 1e-13 * (1 + np.max(np.abs(by_default.energies)))
+
+
+def tokens(lagrangian):
+    return one(lagrangian, hopfield(4), (2, 4))
+
+
+@pytest.mark.parametrize(
+    ("ham", "mask", "certified"),
+    [
+        (tokens(hamux.lagr_layernorm), np.array([[True] * 4, [False] * 4]), True),
+        (tokens(hamux.lagr_layernorm), np.array([[True] * 4, [True] + [False] * 3]), False),
+        (tokens(Partial(hamux.lagr_softmax, axis=0)), np.array([[True, False, True, False]] * 2), True),
+        (tokens(Partial(hamux.lagr_softmax, axis=0)), np.array([[True] * 4, [False] * 4]), False),
+        (tokens(TANH), np.array([[True] * 4, [True] + [False] * 3]), True),
+        (tokens(lambda x: jnp.sum(x**2)), np.array([[True] * 4, [False] * 4]), False),
+        (tokens(lambda x: jnp.sum(x**2)), True, True),
+    ],
+    ids=["token", "part of a token", "token of axis 0", "across axis 0", "elementwise", "of one's own", "whole"],
+)
+def test_units_that_share_a_lagrangian_are_clamped_together(ham, mask, certified):
+    assert bool(hamux.certify(ham, hamux.Explicit(0.1), clamp={"x": mask})) == certified
+    if np.ndim(mask):
+        in_a_batch = np.stack([mask, np.ones_like(mask)])
+        assert bool(hamux.certify(ham.vectorize(), hamux.Explicit(0.1), clamp={"x": in_a_batch})) == certified
+    certify = jax.jit(lambda mask: jnp.array(bool(hamux.certify(ham, hamux.Explicit(0.1), clamp={"x": mask}))))
+    assert certify(jnp.asarray(mask)) == bool(getattr(ham.neurons["x"].lagrangian.function, "elementwise", False))
+
+
+def test_a_certificate_reads_as_text():
+    assert str(hamux.certify(CONCAVE["leak 2"][0], hamux.Explicit(0.1))).startswith("descent is certified for dt ≤ 0.5")
+    text = str(hamux.certify(bilinear(0), hamux.Explicit(0.1)))
+    assert text.startswith("descent is not certified\n- synapse")
+
+
+STATES = hnp.arrays(float, 4, elements=st.floats(-20, 20))
+LAGRANGIANS = {"identity": hamux.lagr_identity, "relu": hamux.lagr_relu, "tanh": TANH, "sigmoid": SIGMOID, "repu": REPU}
+
+
+@given(st.sampled_from(list(LAGRANGIANS)), STATES, STATES)
+def test_what_lagrangians_declare_is_so(name, x, y):
+    activations = jax.jit(jax.grad(LAGRANGIANS[name]))
+    function = getattr(LAGRANGIANS[name], "func", LAGRANGIANS[name])
+    assert function.elementwise
+    mixed = np.where(HALF, x, y)
+    np.testing.assert_array_equal(activations(mixed)[:2], activations(x)[:2])
+    if hasattr(function, "lipschitz"):
+        moved = np.linalg.norm(activations(x) - activations(y))
+        assert moved <= function.lipschitz * np.linalg.norm(x - y) * (1 + 1e-12)
