@@ -3,6 +3,7 @@
 The adjoint methods of differential equations and root finding, as diffrax and optimistix have them.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,6 @@ import lineax
 from jaxtyping import Array
 
 from ._methods import Problem
-from ._precision import widened
 
 
 class Unrolled(eqx.Module):
@@ -62,10 +62,10 @@ class Implicit(eqx.Module):
     Of the result only `xs` has a gradient, by the parameters and by clamped states: that of the fixed point nearby,
     whether or not the retrieval has `converged` to it.
 
-    - `solver`: of lineax, for that system. It raises when it does not come to an end.
+    - `solver`: another one of lineax, for that system. It raises when it does not come to an end.
     """
 
-    solver: lineax.AbstractLinearSolver = eqx.field(static=True, default=_LSMR(rtol=1e-6, atol=0.0))
+    solver: lineax.AbstractLinearSolver | None = eqx.field(static=True, default=None)
 
 
 Adjoint = Unrolled | Truncated | Implicit
@@ -77,21 +77,20 @@ def frozen(tree: Any) -> Any:
 
 
 def segmented_scan(step: Callable, carry: Any, steps: int) -> tuple[Any, Any]:
-    """`jax.lax.scan` of `steps` steps, of which reverse mode keeps about 2 √steps."""
-    length = math.isqrt(steps - 1) + 1
-    count = -(-steps // length)
+    """`jax.lax.scan` of `steps` steps, in segments of √steps; reverse mode keeps where they begin, and one of them."""
 
-    def step_within(carry, index):
-        records = jax.eval_shape(step, carry, None)[1]
-        nothing = jax.tree.map(lambda record: jnp.zeros(record.shape, record.dtype), records)
-        return jax.lax.cond(index < steps, lambda c: step(c, None), lambda c: (c, nothing), carry)
+    @functools.partial(jax.checkpoint, static_argnums=1)
+    def segment(carry, length):
+        return jax.lax.scan(step, carry, length=length)
 
-    @jax.checkpoint
-    def segment(carry, indices):
-        return jax.lax.scan(step_within, carry, indices)
-
-    carry, records = jax.lax.scan(segment, carry, jnp.arange(count * length).reshape(count, length))
-    return carry, jax.tree.map(lambda record: record.reshape(-1, *record.shape[2:])[:steps], records)
+    length = math.isqrt(steps)
+    count, rest = divmod(steps, length)
+    carry, records = jax.lax.scan(lambda carry, _: segment(carry, length), carry, length=count)
+    records = jax.tree.map(lambda record: record.reshape(-1, *record.shape[2:]), records)
+    if rest:
+        carry, last = segment(carry, rest)
+        records = jax.tree.map(lambda *parts: jnp.concatenate(parts), records, last)
+    return carry, records
 
 
 @eqx.filter_custom_jvp
@@ -105,9 +104,15 @@ def at_fixed_point(
 @at_fixed_point.def_jvp
 def _(primals, tangents):
     dtypes = {name: x.dtype for name, x in primals[0].items()}
-    end, problem, xs, adjoint = jax.tree.map(widened, primals)
-    _, *inputs_dot, _ = jax.tree.map(widened, tangents)
+    widest = jnp.result_type(float)  # lineax's LSMR takes no other
+
+    def widen(leaf):
+        return leaf.astype(widest) if eqx.is_inexact_array(leaf) else leaf
+
+    end, problem, xs, adjoint = jax.tree.map(widen, primals)
+    _, *inputs_dot, _ = jax.tree.map(widen, tangents)
     zeros = jax.tree.map(jnp.zeros_like, end)
+    solver = adjoint.solver or _LSMR(rtol=float(jnp.finfo(widest).eps) ** 0.75, atol=0.0)
 
     def slope(free, problem, xs):
         """∂Ê/∂x of the free units."""
@@ -123,8 +128,8 @@ def _(primals, tangents):
 
     _, hessian = jax.linearize(lambda free: slope(free, problem, xs), end)
     _, force = eqx.filter_jvp(lambda *inputs: slope(end, *inputs), (problem, xs), tuple(inputs_dot))
-    operator = lineax.FunctionLinearOperator(hessian, jax.eval_shape(lambda: end), lineax.symmetric_tag)
-    solution = lineax.linear_solve(operator, force, adjoint.solver).value
+    operator = lineax.FunctionLinearOperator(hessian, jax.eval_shape(lambda: end), lineax.positive_semidefinite_tag)
+    solution = lineax.linear_solve(operator, force, solver).value
     moved = jax.tree.map(jnp.negative, solution)
     _, end_dot = eqx.filter_jvp(settled, (end, problem, xs), (moved, *inputs_dot))
     return primals[0], {name: x.astype(dtypes[name]) for name, x in end_dot.items()}
