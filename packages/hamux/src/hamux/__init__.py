@@ -30,6 +30,14 @@ from ._lagrangians import (
     lagr_spherical_norm as lagr_spherical_norm,
     lagr_tanh as lagr_tanh,
 )
+from ._landscape import (
+    FixedPoints as FixedPoints,
+    basin as basin,
+    energy_between as energy_between,
+    energy_plane as energy_plane,
+    fixed_points as fixed_points,
+    plane_coordinates as plane_coordinates,
+)
 from ._methods import (
     ODE as ODE,
     Anderson as Anderson,
