@@ -1,12 +1,14 @@
 """Figures of memories at work. A function draws on matplotlib axes, or makes them, and returns what it drew on."""
 
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
@@ -32,12 +34,75 @@ def energy_curves(energies: Sequence[np.ndarray], labels: Sequence[str], ax: Axe
     ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
     for curve, label, colour in zip(energies, labels, itertools.cycle(COLOURS), strict=False):
         ax.plot(np.arange(len(curve)), curve, color=colour, marker=".", label=label)
+    return _over_steps(ax, max(map(len, energies)) - 1)
+
+
+def energy_components(components: Mapping[str, Float[np.ndarray, " steps_plus_1"]], ax: Axes | None = None) -> Axes:
+    """The parts of the energy stacked against the step, those above 0 upwards, those below downwards, and their sum.
+
+    The parts of a trajectory come from `ham.energy_tree`, mapped over it.
+    """
+    ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
+    parts = np.stack([np.asarray(part) for part in components.values()])
+    steps = np.arange(parts.shape[1])
+    for half in (np.maximum(parts, 0), np.minimum(parts, 0)):
+        edges = np.concatenate([np.zeros((1, len(steps))), np.cumsum(half, axis=0)])
+        labels = components if half.min() >= 0 else itertools.repeat(None)
+        for low, high, colour, label in zip(edges, edges[1:], itertools.cycle(COLOURS), labels, strict=False):
+            ax.fill_between(steps, low, high, color=colour, alpha=0.6, linewidth=0, label=label)
+    ax.plot(steps, parts.sum(axis=0), color="black", label="E")
+    return _over_steps(ax, steps[-1])
+
+
+def _over_steps(ax: Axes, last: int) -> Axes:
     ax.set_xscale("symlog", linthresh=10)
-    last = max(map(len, energies)) - 1
     ax.set(xlabel="step", ylabel="energy E", xticks=[step for step in _STEPS if step <= last])
     ax.xaxis.set_major_formatter(ScalarFormatter())
-    ax.legend(fontsize=8, frameon=False)
+    return _finish(ax)
+
+
+def _finish(ax: Axes) -> Axes:
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def basin_curves(
+    levels: Float[np.ndarray, " levels"],
+    shares: Mapping[str, Float[np.ndarray, " levels"]],
+    ax: Axes | None = None,
+    corruption: str = "corruption",
+) -> Axes:
+    """The share of corrupted copies that come back against the level of the corruption, one curve a memory."""
+    ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
+    for (label, share), colour in zip(shares.items(), itertools.cycle(COLOURS), strict=False):
+        ax.plot(levels, share, color=colour, marker=".", label=label)
+    ax.set(xlabel=corruption, ylabel="share that comes back", ylim=(-0.05, 1.05))
+    return _finish(ax)
+
+
+def landscape(
+    a: Float[np.ndarray, " columns"],
+    b: Float[np.ndarray, " rows"],
+    energies: Float[np.ndarray, "rows columns"],
+    paths: Sequence[Float[np.ndarray, "points 2"]] = (),
+    ax: Axes | None = None,
+    labels: tuple[str, str] = ("a", "b"),
+) -> Axes:
+    """Energies over a plane as contours, and on them paths of a retrieval from their starts, ○, to their ends, ●.
+
+    The energies are those of `hamux.energy_plane`, the paths trajectories in `hamux.plane_coordinates`.
+    """
+    ax = ax or plt.subplots(figsize=(4.4, 3.6), layout="constrained")[1]
+    filled = ax.contourf(a, b, energies, levels=30, cmap="cividis")
+    ax.contour(a, b, energies, levels=30, colors="white", linewidths=0.3)
+    ax.figure.colorbar(filled, ax=ax, label="energy E")
+    for path in paths:
+        ax.plot(*path.T, color=COLOURS[1], linewidth=1.2)
+        ax.plot(*path[0], marker="o", color=COLOURS[1], markerfacecolor="white", markersize=5)
+        ax.plot(*path[-1], marker="o", color=COLOURS[1], markersize=5)
+    ax.set(xlabel=labels[0], ylabel=labels[1], xlim=(a[0], a[-1]), ylim=(b[0], b[-1]))
     return ax
 
 
@@ -65,6 +130,32 @@ def retrieval_strip(rows: Sequence[Row], shown: Sequence[int] = (1, 2, 4)) -> Fi
                 ax.set_ylabel(row.label, fontsize=7)
     energy_curves([row.energies for row in rows], [row.label for row in rows], figure.add_subplot(grid[-1, :]))
     return figure
+
+
+def retrieval_gif(
+    file: str | os.PathLike[str],
+    trajectory: Float[np.ndarray, "steps_plus_1 height width channels"],
+    energies: Float[np.ndarray, " steps_plus_1"],
+    frames_per_second: int = 6,
+) -> None:
+    """A retrieval as an animated GIF: the image at every step, beside the energy down to there."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.2, 2.2), layout="constrained", width_ratios=[1, 1.6])
+    show_image(trajectory[0], left)
+    (picture,) = left.images
+    (curve,) = right.plot(np.arange(len(energies)), energies, color=COLOURS[0], marker=".")
+    _over_steps(right, len(energies) - 1)
+    title = left.set_title("step 0", fontsize=9)
+
+    def show(step: int):
+        picture.set_data(np.clip(trajectory[step], 0, 1).squeeze())
+        curve.set_data(np.arange(step + 1), energies[: step + 1])
+        title.set_text(f"step {step}")
+        return picture, curve, title
+
+    # The last frame stays for a second.
+    frames = [*range(len(trajectory)), *[len(trajectory) - 1] * frames_per_second]
+    FuncAnimation(figure, show, frames).save(os.fspath(file), PillowWriter(fps=frames_per_second))
+    plt.close(figure)
 
 
 def memories(images: Float[np.ndarray, "count height width channels"], columns: int = 16) -> Axes:
