@@ -1,9 +1,12 @@
 """The README's words are true: its code runs as it stands, its commands are those of CI, its table is the cards'."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import hamux
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -23,8 +26,26 @@ def test_each_python_block_runs_by_itself(tmp_path):
     before, after = map(float, re.search(r"before: (.*), after: (.*)", printed).groups())
     assert after < before
     assert "class 7, label 7" in printed
+    assert [line.split()[0] for line in printed.splitlines() if " steps; the residual is at most tol" in line] == [
+        "NoneType", "Explicit", "Anderson", "ODE"
+    ]  # fmt: skip
+    assert printed.index("descent is not certified") < printed.index("descent is certified")
+    assert float(re.search(r"gradient: ([\d.e-]+)", printed)[1]) > 0
     assert float(re.search(r"error: ([\d.e-]+)", printed)[1]) < 1e-3
     assert (tmp_path / "runs/my-memory/model.safetensors").is_file()
+
+
+def test_the_methods_are_all_there_and_their_evaluations_are_those_measured():
+    table = re.search(r"^\| method \|.*?\n\n", README, flags=re.MULTILINE | re.DOTALL)[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.strip().splitlines()[2:]]
+    methods = {
+        name for name, thing in vars(hamux).items() if isinstance(thing, type) and issubclass(thing, hamux.Method)
+    }
+    assert {row[0].strip("`").split("(")[0] for row in rows} == methods - {"Method"}
+    measured = json.loads((ROOT / "tests/benchmarks/results/dynamics.json").read_text())["evaluations"]
+    for name, _, _, evaluations in rows:
+        if evaluations != "–":
+            assert f"{measured[name.strip('`')]['evaluations']:.0f}" == evaluations
 
 
 def test_ci_runs_the_readmes_commands():

@@ -13,7 +13,17 @@ CORE = ROOT / "packages/hamux/src/hamux"
 ZOO = ROOT / "zoo/src/hamux_zoo"
 METHODS = ["explicit", "backtracking", "gauss_seidel", "momentum", "anderson", "langevin", "asynchronous", "ode"]
 CORE_ORDER = [
-    *["_binding", "_precision", "_lagrangians", "_neurons", "_synapses", "_ham", "_certificate", "_methods._method"],
+    *[
+        "_binding",
+        "_checks",
+        "_precision",
+        "_lagrangians",
+        "_neurons",
+        "_synapses",
+        "_ham",
+        "_certificate",
+        "_methods._method",
+    ],
     *[f"_methods._{name}" for name in METHODS],
     *["_methods", "_adjoints", "_dynamics", "_landscape", "__init__"],
 ]

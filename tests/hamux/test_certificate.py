@@ -267,11 +267,25 @@ def tokens(lagrangian):
         (tokens(hamux.lagr_layernorm), np.array([[True] * 4, [True] + [False] * 3]), False),
         (tokens(Partial(hamux.lagr_softmax, axis=0)), np.array([[True, False, True, False]] * 2), True),
         (tokens(Partial(hamux.lagr_softmax, axis=0)), np.array([[True] * 4, [False] * 4]), False),
+        (tokens(Partial(hamux.lagr_softmax, axis=(0, 1))), np.array([[True] * 4, [False] * 4]), False),
+        (tokens(Partial(hamux.lagr_softmax, axis=None)), np.array([[True] * 4, [False] * 4]), False),
         (tokens(TANH), np.array([[True] * 4, [True] + [False] * 3]), True),
         (tokens(lambda x: jnp.sum(x**2)), np.array([[True] * 4, [False] * 4]), False),
         (tokens(lambda x: jnp.sum(x**2)), True, True),
+        (tokens(lambda x: jnp.sum(x**2)), False, True),
     ],
-    ids=["token", "part of a token", "token of axis 0", "across axis 0", "elementwise", "of one's own", "whole"],
+    ids=[
+        "token",
+        "part of a token",
+        "token of axis 0",
+        "across axis 0",
+        "both axes",
+        "all axes",
+        "elementwise",
+        "of one's own",
+        "whole",
+        "none",
+    ],
 )
 def test_units_that_share_a_lagrangian_are_clamped_together(ham, mask, certified):
     assert bool(hamux.certify(ham, hamux.Explicit(0.1), clamp={"x": mask})) == certified
@@ -280,6 +294,34 @@ def test_units_that_share_a_lagrangian_are_clamped_together(ham, mask, certified
         assert bool(hamux.certify(ham.vectorize(), hamux.Explicit(0.1), clamp={"x": in_a_batch})) == certified
     certify = jax.jit(lambda mask: jnp.array(bool(hamux.certify(ham, hamux.Explicit(0.1), clamp={"x": mask}))))
     assert certify(jnp.asarray(mask)) == bool(getattr(ham.neurons["x"].lagrangian.function, "elementwise", False))
+
+
+def test_a_synapse_is_linear_in_what_is_not_clamped():
+    mixed = ham(
+        [(("a",), hopfield(4)), (("a", "b"), hamux.DenseSynapse(KEY, 4, 3))], a=Neurons(TANH, 4), b=Neurons(TANH, 3)
+    )
+    assert not hamux.certify(mixed, hamux.Explicit(1.0))
+    assert hamux.certify(mixed, hamux.Explicit(1.0), clamp={"b": True}).max_dt == 1
+
+
+def test_what_a_certificate_is_asked_for_is_checked():
+    for options, message in [
+        ({"clamp": {"z": True}}, "clamp names ['z']; this HAM has ['a', 'b']"),
+        ({"tau": {"a": -1.0}}, 'tau["a"] is -1.0; it must be finite and greater than 0'),
+        ({"clamp": {"a": np.ones(3, bool)}}, 'clamp["a"] is bool[3]; expected True or bool[4]'),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            hamux.certify(bilinear(0), hamux.GaussSeidel(), **options)
+    with pytest.raises(ValueError, match=r"beta is -1.0; it must be finite and greater than 0"):
+        hamux.KernelSynapse(KEY, 4, 3, beta=-1.0)
+
+    @jax.jit
+    def traced(dt):
+        certificate = hamux.certify(CONCAVE["leak 2"][0], hamux.Explicit(dt))
+        assert (certificate.descends, certificate.max_dt) == (False, 0.5)
+        return dt
+
+    traced(0.1)
 
 
 def test_a_certificate_reads_as_text():

@@ -89,8 +89,12 @@ def test_descend_tells_whether_it_has_converged():
 
 @pytest.mark.parametrize(
     ("method", "scans", "whiles"),
-    [(partial(hamux.descend, steps=7), 2, 0), (partial(hamux.relax, max_steps=7), 0, 1)],
-    ids=["descend, segment by segment", "relax"],
+    [
+        (partial(hamux.descend, steps=10), 2, 0),
+        (partial(hamux.descend, steps=7), 3, 0),
+        (partial(hamux.relax, max_steps=7), 0, 1),
+    ],
+    ids=["descend in 2 × 5", "descend in 3 × 2 + 1", "relax"],
 )
 def test_each_is_one_compiled_loop(method, scans, whiles):
     ham = two_layers()
@@ -514,6 +518,12 @@ def test_a_state_of_a_wrong_shape(method):
         method(ham.vectorize(), ham.init_states(2) | {"a": jnp.zeros((2, 5))})
     with pytest.raises(ValueError, match='the state of "a" is of dtype int64, expected floats'):
         method(ham, ham.init_states() | {"a": jnp.zeros(4, int)})
+
+
+def test_batches_of_two_sizes():
+    ham = two_layers().vectorize()
+    with pytest.raises(ValueError, match=r"the states are of batches of \[2, 3\]; one size is expected"):
+        hamux.relax(ham, ham.init_states(2) | {"a": jnp.zeros((3, 4))})
 
 
 def test_a_misspelt_argument():

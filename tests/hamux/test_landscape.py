@@ -60,6 +60,16 @@ def test_what_has_not_converged_is_no_fixed_point():
     assert not found.spurious.any()
 
 
+def test_a_start_that_has_not_converged_hides_none_that_has():
+    settled = hamux.relax(memory(8.0), {"x": PATTERNS[0]}, tol=1e-9).xs["x"]
+    found = hamux.fixed_points(
+        memory(8.0), {"x": jnp.stack([settled + 0.05, settled])}, max_steps=1, method=hamux.Explicit(0.1)
+    )
+    np.testing.assert_array_equal(found.converged, [False, True])
+    np.testing.assert_array_equal(found.first, [1, 1])
+    np.testing.assert_array_equal(found.distinct, [False, True])
+
+
 def test_spurious_asks_for_memories():
     with pytest.raises(ValueError, match="give them to fixed_points"):
         hamux.fixed_points(memory(8.0), noisy(1)).spurious  # noqa: B018

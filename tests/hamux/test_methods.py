@@ -133,6 +133,36 @@ def test_anderson_solves_a_linear_problem_in_as_many_steps_as_it_has_dimensions(
     assert hamux.relax(ham, xs, tol=1e-6).steps > 3 * out.steps
 
 
+class Wave(eqx.Module):
+    """S = −½ g² + p₀ sin(g + p₁) + p₂ sin(2g + p₃) + g⁴/20: on an identity neuron of leak 1, hills and valleys."""
+
+    p: jax.Array
+
+    def __call__(self, g):
+        waves = self.p[0] * jnp.sin(g + self.p[1]) + self.p[2] * jnp.sin(2 * g + self.p[3])
+        return jnp.sum(-0.5 * g**2 + waves + 0.05 * g**4)
+
+
+@pytest.mark.parametrize("method", [hamux.Anderson(0.3, memory=1), hamux.Anderson(0.3), hamux.Backtracking(3.0)])
+def test_a_safeguard_lets_no_step_uphill_pass(method):
+    """Where a proposal points uphill, as extrapolations across a hill do, it must come out lower all the same."""
+    p = jnp.array([3.624775755, 2.936233360, -0.426071270, 0.508984445])
+    ham = hamux.HAM({"x": Neurons(hamux.lagr_identity, 1)}, {"s": Wave(p)}, [(("x",), "s")]).vectorize()
+    starts = np.concatenate([[[-3.3670971314]], np.random.default_rng(0).uniform(-6, 6, (20_000, 1))])
+    out = hamux.relax(ham, {"x": starts}, method=method, max_steps=40)
+    assert np.max(np.diff(out.energies, axis=1)) <= 1e-13
+
+
+def test_a_step_that_moves_nothing_is_none():
+    """In bfloat16, near a kink, the steps become shorter than the states can tell."""
+    neurons, synapses = {"x": Neurons(hamux.lagr_identity, 2)}, {"s": lambda g: 3 * jnp.sum(jnp.abs(g - 1))}
+    ham, xs = hamux.HAM(neurons, synapses, [(("x",), "s")]), {"x": jnp.array([0.3, 2.0], jnp.bfloat16)}
+    for method in (hamux.Backtracking(), hamux.Anderson()):
+        out = hamux.relax(ham, xs, method=method)
+        assert out.reason == hamux.Reason.stuck
+        assert out.steps < 50
+
+
 def test_gauss_seidel_by_hand():
     """Layer by layer in the order that is given, each where its own gradient vanishes, whatever tau."""
     ham = bilinear(leak=2.0, tau=7.0)
@@ -147,7 +177,9 @@ def test_gauss_seidel_by_hand():
 
 def test_gauss_seidel_draws_orders_from_its_key():
     ham, xs = bilinear(), states(bilinear())
-    sweeps = {order: hamux.descend(ham, xs, steps=1, method=hamux.GaussSeidel(order)).xs for order in ("ab", "ba")}
+    sweeps = {
+        order: hamux.descend(ham, xs, steps=1, method=hamux.GaussSeidel(tuple(order))).xs for order in ("ab", "ba")
+    }
     drawn = []
     for seed in range(8):
         once = hamux.descend(ham, xs, steps=1, method=hamux.GaussSeidel(key=jr.key(seed))).xs
@@ -243,6 +275,13 @@ def test_the_ode_by_its_solution():
     out = hamux.descend(ham, {"x": x}, steps=6, method=method, trajectory=True)
     times = 0.5 * np.arange(7)
     np.testing.assert_allclose(out.trajectory["x"], b + (x - b) * np.exp(-times / 2)[:, None], rtol=1e-7)
+
+
+def test_the_ode_in_half_precision():
+    ham = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), bilinear())
+    xs = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), states(bilinear()))
+    out = hamux.relax(ham, xs, method=hamux.ODE(diffrax.Tsit5()), tol=1e-2, throw=True)
+    assert {x.dtype for x in out.xs.values()} == {jnp.dtype("bfloat16")}
 
 
 def test_the_ode_without_diffrax(monkeypatch):
@@ -347,6 +386,19 @@ def test_options_out_of_range():
         hamux.Anderson(memory=0)
     with pytest.raises(ValueError, match=r"temperature is -1.0; it must be finite and at least 0"):
         hamux.Langevin(KEY, -1.0)
+    with pytest.raises(ValueError, match=r"memory is 2.5; at least one change is remembered, as an int"):
+        hamux.Anderson(memory=2.5)
+    with pytest.raises(ValueError, match=r"order is 'ab'; it is a sequence of layers"):
+        hamux.GaussSeidel("ab")
+    with pytest.raises(ValueError, match=r"dt is \[0.1 0.2\]; it must be finite"):
+        hamux.Explicit(np.array([0.1, 0.2]))
+    with pytest.raises(ValueError, match=r"dt is <function .*; it must be finite"):
+        hamux.Momentum(lambda step: 0.1)
+    with pytest.raises(ValueError, match=r"one with an error estimate is needed, such as diffrax.Tsit5\(\)"):
+        hamux.ODE(diffrax.Euler())
+    for method in ("GaussSeidel", hamux.GaussSeidel):
+        with pytest.raises(ValueError, match=r"expected one of hamux's methods, such as hamux.Backtracking\(\)"):
+            hamux.relax(bilinear(), states(bilinear()), method=method)
     with pytest.raises(ValueError, match=r"an order was given and a key"):
         hamux.GaussSeidel(("a", "b"), key=KEY)
     with pytest.raises(ValueError, match=r"dt is 0.2 and the method is Momentum; give dt to the method"):

@@ -5,6 +5,7 @@ import numpy as np
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from PIL import Image, ImageSequence
 
 from hamux_zoo import plots
 
@@ -33,3 +34,46 @@ def test_memories_are_laid_out_in_rows():
     ax = plots.memories(np.random.default_rng(0).uniform(size=(5, 4, 4, 1)), columns=2)
     assert ax.images[0].get_array().shape == (15, 10)
     plt.close(ax.figure)
+
+
+def test_components_are_stacked_on_either_side_of_0():
+    parts = {"neurons": np.array([1.0, 2.0]), "memory": np.array([-3.0, -5.0]), "label": np.array([2.0, 1.0])}
+    ax = plots.energy_components(parts)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [0, -2])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["neurons", "memory", "label", "E"]
+    heights = [area.get_paths()[0].vertices[:, 1] for area in ax.collections]
+    assert [(h.min(), h.max()) for h in heights] == [(0, 2), (1, 2), (1, 3), (0, 0), (-5, 0), (-5, -3)]
+    plt.close(ax.figure)
+
+
+def test_basin_curves():
+    levels = np.array([0.0, 0.5, 1.0])
+    ax = plots.basin_curves(levels, {"β = 1": np.array([1.0, 0.5, 0.0])}, corruption="share of flips")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [(0, 1), (0.5, 0.5), (1, 0)])
+    assert ax.get_xlabel() == "share of flips"
+    plt.close(ax.figure)
+
+
+def test_a_landscape_with_paths():
+    axis = np.linspace(-1, 1, 5)
+    path = np.array([(0.5, 0.5), (0.2, 0.1), (0.0, 0.0)])
+    ax = plots.landscape(axis, axis, axis[:, None] ** 2 + axis**2, [path], labels=("x₁", "x₂"))
+    line, start, end = ax.lines
+    np.testing.assert_array_equal(line.get_xydata(), path)
+    np.testing.assert_array_equal(np.concatenate([start.get_xydata(), end.get_xydata()]), path[[0, -1]])
+    assert (ax.get_xlim(), ax.get_ylabel()) == ((-1, 1), "x₂")
+    plt.close(ax.figure)
+
+
+def test_a_gif_has_a_frame_for_every_step(tmp_path):
+    path = np.linspace(0, 1, 4)[:, None, None, None] * np.ones((4, 6, 6, 1))
+    figures = plt.get_fignums()
+    plots.retrieval_gif(tmp_path / "retrieval.gif", path, np.array([3.0, 2.0, 1.5, 1.4]))
+    with Image.open(tmp_path / "retrieval.gif") as gif:
+        frames = [np.asarray(frame.convert("L"), float) for frame in ImageSequence.Iterator(gif)]
+        assert gif.info["loop"] == 0
+    assert len(frames) == 4  # the last one stays, for longer
+    height, width = frames[0].shape
+    brightness = [frame[height // 2, width // 5] for frame in frames]
+    np.testing.assert_allclose(brightness, [0, 85, 170, 255], atol=4)
+    assert plt.get_fignums() == figures

@@ -6,15 +6,19 @@ The adjoint methods of differential equations and root finding, as diffrax and o
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax
-from jaxtyping import Array
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int
 
+from ._binding import declared
+from ._checks import positive, whole
 from ._methods import Problem
+from ._methods._method import dot
+from ._precision import widened
 
 
 class Unrolled(eqx.Module):
@@ -27,9 +31,9 @@ class Truncated(eqx.Module):
     """Through the last `steps` steps alone, those before being taken as given (Williams & Peng, 1990).
 
     The bias falls like the error of the descent. Under `relax`, where all of the last steps are taken at the fixed
-    point, through `steps` further ones of the method from where it ended; 1 is the Jacobian-free gradient of Fung et
-    al., 2022. Clamped states, the parameters and those of the method have gradients; the start has none. Of the result
-    of `relax` only `xs` has.
+    point, through `steps` further ones of the method, begun anew from where it ended; 1 is the Jacobian-free gradient
+    of Fung et al., 2022. Clamped states, the parameters and those of the method have gradients; the start has one only
+    where all steps are among the last. Of the result of `relax` only `xs` has a gradient.
 
     **Raises** ValueError for `steps` < 1.
     """
@@ -37,35 +41,32 @@ class Truncated(eqx.Module):
     steps: int = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.steps < 1:
-            raise ValueError(f"Truncated({self.steps}): at least one step has a gradient")
-
-
-class _LSMR(lineax.LSMR):
-    """LSMR for which to stop at its limit of the condition number is an answer, the regularised one, and no failure."""
-
-    def compute(self, state, vector, options):
-        value, result, stats = super().compute(state, vector, options)
-        return value, lineax.RESULTS.where(result == lineax.RESULTS.conlim, lineax.RESULTS.successful, result), stats
+        whole("steps", self.steps, "at least one step has a gradient")
 
 
 class Implicit(eqx.Module):
     """At the fixed point, by the implicit function theorem; memory and time do not depend on the steps that led there.
 
-    A fixed point is a minimum of Ê(x) = E(g(x), x), where ∂Ê/∂x = ∂²L/∂x² ∂E/∂g vanishes. So dx solves the symmetric
-    system ∂²Ê/∂x² dx = −d(∂Ê/∂x), over the units that are not clamped. It is singular along the flat directions of L
-    (of a softmax, a layer norm, a saturated unit), in which the activations do not change: the least-squares solution
-    of the least norm is taken, by LSMR (Fong & Saunders, 2011). On layers of leak > 0 one more step, dx ← the tangent
-    of x = −(1/leak) ∂S/∂g along dx, gives the states what the activations do not show. Bai, Kolter & Koltun, "Deep
-    Equilibrium Models", 2019, for the idea.
+    With F(x) = ∂E/∂g = leak x + ∂S/∂g the fixed point has F(x) = 0, so that dx solves F'(x) dx = −dF over the units
+    that are not clamped. F' is self-adjoint in the metric H = ∂²L/∂x²: conjugate gradients in it weigh what the
+    activations show. The flat directions of L (of a softmax, a layer norm, a saturated unit) weigh nothing, H is not
+    inverted, and a last step dx ← dx − (F' dx + dF)/leak fills in what they hold. On layers without a leak only H F
+    vanishes; there dx solves (H F)' dx = −d(H F), the Hessian of E(g(x), x), and has no part in flat directions. Where
+    only some of the units that share a Lagrangian are clamped, F' is not self-adjoint, and the gradient is approximate:
+    take another adjoint there. Bai, Kolter & Koltun, "Deep Equilibrium Models", 2019, for the idea.
 
-    Of the result only `xs` has a gradient, by the parameters and by clamped states: that of the fixed point nearby,
-    whether or not the retrieval has `converged` to it.
+    Of the result only `xs` has a gradient, once, by the parameters and by clamped states: that of the fixed point
+    nearby, whether or not the retrieval has `converged` to it.
 
-    - `solver`: another one of lineax, for that system. It raises when it does not come to an end.
+    - `rtol`: the relative error at which conjugate gradients stop; ε^¾ of the floats when left out. They stop, too,
+      after as many steps as there are units, and where a direction is flat to rounding.
     """
 
-    solver: lineax.AbstractLinearSolver | None = eqx.field(static=True, default=None)
+    rtol: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.rtol is not None:
+            positive("rtol", self.rtol)
 
 
 Adjoint = Unrolled | Truncated | Implicit
@@ -83,7 +84,8 @@ def segmented_scan(step: Callable, carry: Any, steps: int) -> tuple[Any, Any]:
     def segment(carry, length):
         return jax.lax.scan(step, carry, length=length)
 
-    length = math.isqrt(steps)
+    root = math.isqrt(steps)
+    length = min(range(root, 2 * root), key=lambda length: steps % length)  # one that divides, where there is one
     count, rest = divmod(steps, length)
     carry, records = jax.lax.scan(lambda carry, _: segment(carry, length), carry, length=count)
     records = jax.tree.map(lambda record: record.reshape(-1, *record.shape[2:]), records)
@@ -104,32 +106,110 @@ def at_fixed_point(
 @at_fixed_point.def_jvp
 def _(primals, tangents):
     dtypes = {name: x.dtype for name, x in primals[0].items()}
-    widest = jnp.result_type(float)  # lineax's LSMR takes no other
-
-    def widen(leaf):
-        return leaf.astype(widest) if eqx.is_inexact_array(leaf) else leaf
-
-    end, problem, xs, adjoint = jax.tree.map(widen, primals)
-    _, *inputs_dot, _ = jax.tree.map(widen, tangents)
+    end, problem, xs, adjoint = jax.tree.map(widened, primals)
+    _, *inputs_dot, _ = jax.tree.map(widened, tangents)
+    layers = problem.ham.neurons
     zeros = jax.tree.map(jnp.zeros_like, end)
-    solver = adjoint.solver or _LSMR(rtol=float(jnp.finfo(widest).eps) ** 0.75, atol=0.0)
+    binary = [name for name, layer in layers.items() if declared(layer.lagrangian, "binary")]
 
-    def slope(free, problem, xs):
-        """∂Ê/∂x of the free units."""
-        gs, pull_back = jax.vjp(problem.ham.activations, problem.hold(xs, free))
-        return problem.hold(zeros, pull_back(problem.ham.dEdg(gs, problem.hold(xs, free)))[0])
+    def only_free(values):
+        """0 where a unit is held, or is binary and cannot move by a little."""
+        return problem.hold(zeros, values | {name: zeros[name] for name in binary})
 
-    def settled(free, problem, xs):
-        """−(1/leak) ∂S/∂g where there is a leak, which at a fixed point is x."""
-        xs = problem.hold(xs, free)
-        dEdg = problem.ham.dEdg(problem.ham.activations(xs), xs)
-        leaks = {name: layer.leak for name, layer in problem.ham.neurons.items()}
-        return problem.hold(xs, {name: x - dEdg[name] / leaks[name] if leaks[name] else x for name, x in xs.items()})
+    def pick(with_leak, without):
+        return {name: (with_leak if layer.leak else without)[name] for name, layer in layers.items()}
 
-    _, hessian = jax.linearize(lambda free: slope(free, problem, xs), end)
-    _, force = eqx.filter_jvp(lambda *inputs: slope(end, *inputs), (problem, xs), tuple(inputs_dot))
-    operator = lineax.FunctionLinearOperator(hessian, jax.eval_shape(lambda: end), lineax.positive_semidefinite_tag)
-    solution = lineax.linear_solve(operator, force, solver).value
-    moved = jax.tree.map(jnp.negative, solution)
-    _, end_dot = eqx.filter_jvp(settled, (end, problem, xs), (moved, *inputs_dot))
+    def equation(free, problem, xs):
+        x = problem.hold(xs, free)
+        gs, pull_back = jax.vjp(problem.ham.activations, x)
+        dEdg = problem.ham.dEdg(gs, x)
+        return only_free(pick(dEdg, pull_back(dEdg)[0]))
+
+    gs, metric = jax.linearize(problem.ham.activations, end)
+    _, synaptic = jax.linearize(lambda gs: problem.ham.dEdg(gs, end), gs)
+    _, jacobian = jax.linearize(lambda free: equation(free, problem, xs), end)
+
+    def weigh(v):
+        return only_free(pick(metric(v), v))
+
+    def over_leak(v):
+        return only_free({name: v[name] / layer.leak if layer.leak else zeros[name] for name, layer in layers.items()})
+
+    def solve(b):
+        v = _conjugate_gradients(jacobian, weigh, b, adjoint.rtol)
+        return jax.tree.map(jnp.add, v, over_leak(jax.tree.map(jnp.subtract, b, jacobian(v))))
+
+    def shown(c):
+        """What of c does not lie in the flat directions of L."""
+        return metric(_conjugate_gradients(lambda v: metric(metric(v)), lambda v: v, metric(c), adjoint.rtol))
+
+    def solve_transposed(c):
+        # w = c / leak + D y turns F'ᵀ w = c into D F' y = D z, which F' y = z solves.
+        w = over_leak(c)
+        force = synaptic(w)
+        z = pick(jax.tree.map(jnp.negative, force), jax.tree.map(jnp.subtract, shown(c), metric(force)))
+        return jax.tree.map(jnp.add, w, weigh(_conjugate_gradients(jacobian, weigh, only_free(z), adjoint.rtol)))
+
+    def filled(dot):
+        """With zeros for what does not depend on the inputs that are differentiated."""
+        return {name: zero if dot[name] is None else dot[name] for name, zero in zeros.items()}
+
+    _, force = eqx.filter_jvp(lambda *inputs: equation(end, *inputs), (problem, xs), tuple(inputs_dot))
+    # As one vector: jax transposes a solve only where all of the right-hand side depends on the inputs.
+    vector, unravel = ravel_pytree(jax.tree.map(jnp.negative, filled(force)))
+
+    def on_vectors(function):
+        return lambda *arguments: ravel_pytree(function(unravel(arguments[-1])))[0]
+
+    moved = jax.lax.custom_linear_solve(on_vectors(jacobian), vector, on_vectors(solve), on_vectors(solve_transposed))
+    end_dot = problem.hold(filled(inputs_dot[1]), unravel(moved))
     return primals[0], {name: x.astype(dtypes[name]) for name, x in end_dot.items()}
+
+
+class _Iterate(NamedTuple):
+    """Of conjugate gradients: solution, residual r, direction p, D r, D p, r·D r, the steepest curvature met, steps."""
+
+    v: dict[str, Array]
+    r: dict[str, Array]
+    p: dict[str, Array]
+    Dr: dict[str, Array]
+    Dp: dict[str, Array]
+    size: Float[Array, ""]
+    steepest: Float[Array, ""]
+    steps: Int[Array, ""]
+    flat: Bool[Array, ""]
+
+
+def _conjugate_gradients(operator: Callable, metric: Callable, b: dict[str, Array], rtol: float | None):
+    """v with operator(v) = b, where `operator` is self-adjoint and positive in ⟨u, v⟩ = u·metric(v).
+
+    Hestenes & Stiefel, 1952. It ends in a direction that is flat to rounding, or bends down, before it is taken.
+    """
+    rounding = float(jnp.finfo(jnp.result_type(*b.values())).eps) ** 0.75
+    rtol = rounding if rtol is None else rtol
+    count = sum(x.size for x in b.values())
+
+    def combine(a, factor, b):
+        return {name: a[name] + factor * b[name] for name in a}
+
+    def running(now):
+        return (now.size > rtol**2 * first.size) & (now.steps < count) & ~now.flat
+
+    def step(now):
+        q = operator(now.p)
+        Dq = metric(q)
+        curvature, length = dot(now.p, Dq), dot(now.p, now.Dp)
+        steepest = jnp.maximum(now.steepest, curvature / length)
+        flat = ~(curvature > rounding * steepest * length)
+        alpha = jnp.where(flat, 0, now.size / jnp.where(flat, 1, curvature))
+        r, Dr = combine(now.r, -alpha, q), combine(now.Dr, -alpha, Dq)
+        size = dot(r, Dr)
+        beta = size / now.size
+        p, Dp = combine(r, beta, now.p), combine(Dr, beta, now.Dp)
+        return _Iterate(combine(now.v, alpha, now.p), r, p, Dr, Dp, size, steepest, now.steps + 1, flat)
+
+    Db = metric(b)
+    zero = jax.tree.map(jnp.zeros_like, b)
+    size = dot(b, Db)
+    first = _Iterate(zero, b, b, Db, Db, size, jnp.zeros_like(size), jnp.zeros((), int), jnp.array(False))
+    return jax.lax.while_loop(running, step, first).v

@@ -34,9 +34,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ._binding import declared
+from ._checks import positive
 from ._ham import HAM
 from ._neurons import Neurons
 
@@ -73,16 +75,34 @@ class Setting(NamedTuple):
 
 
 def setting(ham: HAM, tau: Mapping[str, float] | None, clamp: Mapping[str, Any] | None) -> Setting:
-    """The setting that `tau` and `clamp` make; of a mask that jax is tracing the worst is assumed."""
-    known = {name: np.asarray(m) for name, m in (clamp or {}).items() if not isinstance(m, jax.core.Tracer)}
+    """The setting that `tau` and `clamp` make; of a mask that jax is tracing the worst is assumed.
+
+    **Raises** ValueError for an unknown layer, a time constant that is none, and a mask that does not fit.
+    """
+    tau, clamp = dict(tau or {}), dict(clamp or {})
+    for what, given in {"tau": tau, "clamp": clamp}.items():
+        unknown = given.keys() - ham.neurons.keys()
+        if unknown:
+            raise ValueError(f"{what} names {sorted(unknown)}; this HAM has {sorted(ham.neurons)}")
+    for name, time in tau.items():
+        positive(f'tau["{name}"]', time)
+    known = {}
+    for name, mask in clamp.items():
+        dtype, shape, expected = jnp.result_type(mask), jnp.shape(mask), ham.neurons[name].shape
+        leading = len(shape) - len(expected)  # a mask for each example of a batch has one axis more
+        if not jnp.issubdtype(dtype, jnp.bool_) or (shape and (leading not in (0, 1) or shape[leading:] != expected)):
+            raise ValueError(f'clamp["{name}"] is {dtype}{list(shape)}; expected True or bool{list(expected)}')
+        if not isinstance(mask, jax.core.Tracer):
+            known[name] = np.asarray(mask)
     whole = {name for name, mask in known.items() if mask.all()}
+    none = {name for name, mask in known.items() if not mask.any()}
     split = {
         name
-        for name in (clamp or {}).keys() - whole
+        for name in clamp.keys() - whole - none
         if not declared(ham.neurons[name].lagrangian, "elementwise")
         and not (name in known and _holds_tokens(ham.neurons[name], known[name]))
     }
-    times = {name: layer.tau for name, layer in ham.neurons.items()} | dict(tau or {})
+    times = {name: layer.tau for name, layer in ham.neurons.items()} | tau
     return Setting(times, frozenset(whole), frozenset(split))
 
 
@@ -90,10 +110,11 @@ def _holds_tokens(layer: Neurons, mask: np.ndarray) -> bool:
     """Whether a mask holds all units of a token or none, and what units share is a token."""
     if not declared(layer.lagrangian, "tokenwise"):
         return False
+    rank = len(layer.shape)
     axis = dict(getattr(layer.lagrangian, "options", ())).get("axis", -1)
-    mask = np.broadcast_to(mask, (*mask.shape[: mask.ndim - len(layer.shape)], *layer.shape))
-    axis = axis % len(layer.shape) - len(layer.shape)  # a mask of a batch has one axis more, at the front
-    return bool((mask.all(axis) == mask.any(axis)).all())
+    axes = range(rank) if axis is None else np.atleast_1d(axis)
+    shared = tuple(int(a) % rank - rank for a in axes)  # a mask of a batch has one axis more, at the front
+    return bool((mask.all(shared) == mask.any(shared)).all())
 
 
 def relative_smoothness(ham: HAM, setting: Setting) -> tuple[float, list[str]]:
@@ -102,7 +123,10 @@ def relative_smoothness(ham: HAM, setting: Setting) -> tuple[float, list[str]]:
     obstacles = []
     for layers, synapse in ham.connections:
         c = declared(ham.synapses[synapse], "curvature")
-        if c is None and not setting.whole.issuperset(layers):
+        moving = [name for name in layers if name not in setting.whole]
+        if len(moving) < 2 and declared(ham.synapses[synapse], "multilinear"):
+            c = 0.0  # linear in what moves
+        if c is None and moving:
             obstacles.append(f'synapse "{synapse}" on {layers} declares no curvature: its energy need not be concave')
         for name in layers:
             curvature[name] += c or 0.0
@@ -145,6 +169,7 @@ def blocks(ham: HAM, setting: Setting) -> list[str]:
 def coupled_clamps(setting: Setting) -> list[str]:
     """The layers of which units are held whose activations move with others that are not."""
     return [
-        f'layer "{name}" is clamped in part, where units share one Lagrangian: clamp all of a token, or none'
+        f'layer "{name}" is clamped in part, where units share one Lagrangian, or by a mask that jax traces: clamp all '
+        "of a token, or none, by a NumPy mask or True"
         for name in sorted(setting.split)
     ]

@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ._adjoints import Adjoint, Implicit, Truncated, Unrolled, at_fixed_point, frozen, segmented_scan
 from ._certificate import Setting, blocks, relative_smoothness, setting
+from ._checks import positive, whole
 from ._ham import HAM, States, VectorizedHAM
 from ._methods import Backtracking, Explicit, GaussSeidel, Method, Point, Problem
-from ._methods._explicit import positive
 
 Clamp = Mapping[str, "Bool[Array, '...'] | bool"]
 
@@ -52,7 +52,7 @@ class Retrieval(eqx.Module):
     - `steps`: the number of steps taken; those that a method tried and did not accept are left out.
     - `residual`: how far `xs` is from a fixed point: the largest change of any activation in one more explicit step
       with dt = τ, whatever steps led there.
-    - `converged`: whether the residual is at most `tol`.
+    - `converged`: whether the residual is at most `tol`: the activations rest, states may move where L is flat.
     - `reason`: why it ended, one of `Reason`; `Reason[out.reason]` is its text.
     - `trajectory`: the states behind `energies`, with a leading axis `steps + 1`, when asked for.
 
@@ -94,7 +94,7 @@ def descend(
     **Raises** ValueError for `steps` < 1, a `dt`, `tau` or `tol` that is no finite number > 0, a `dt` beside a
     `method`, an unknown layer, states and masks that do not fit, or a HAM that lacks what the method needs.
     """
-    _check_steps("steps", steps)
+    whole("steps", steps, "at least one step is needed")
     if method is None:
         method = Explicit(0.1 if dt is None else dt)
     elif dt is not None:
@@ -128,7 +128,7 @@ def relax(
     when an example does not converge, with its reason and the way out. Under a `jax.jit` or `jax.vmap` of the caller's
     `throw` raises when the program runs, and without it `reason` alone tells.
     """
-    _check_steps("max_steps", max_steps)
+    whole("max_steps", max_steps, "at least one step is needed")
     retrieval = _retrieve(_relax, ham, xs, max_steps, method, tau, clamp, tol, adjoint, trajectory)
     if not isinstance(retrieval.energies, jax.core.Tracer):
         _raise_if_failed(retrieval, tol, throw)
@@ -137,31 +137,22 @@ def relax(
     return retrieval
 
 
-def _check_steps(name: str, steps: int) -> None:
-    if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < 1:
-        raise ValueError(f"{name} is {steps!r}; at least one step is needed, as an int")
-
-
 def _retrieve(walk, ham, xs, steps, method, tau, clamp, tol, adjoint, trajectory) -> Retrieval:
     """Check the arguments, fill in the defaults and run one program."""
     one, batched = ham.unvectorize(), isinstance(ham, VectorizedHAM)
-    for what, given in {"tau": tau or {}, "clamp": clamp or {}}.items():
-        unknown = given.keys() - one.neurons.keys()
-        if unknown:
-            raise ValueError(f"{what} names {sorted(unknown)}; this HAM has {sorted(one.neurons)}")
-    for name, value in {"tol": tol, **{f'tau["{layer}"]': value for layer, value in (tau or {}).items()}}.items():
-        positive(name, value)
+    positive("tol", tol)
+    if not isinstance(method, Method | None):
+        raise ValueError(f"method is {method!r}; expected one of hamux's methods, such as hamux.Backtracking()")
+    if not isinstance(adjoint, Adjoint):
+        raise ValueError(f"adjoint is {adjoint!r}; expected hamux.Unrolled(), Truncated(steps) or Implicit()")
     one._check_layers("state", xs, batched=batched)
+    circumstances = setting(one, tau, clamp)
     masks = {name: jnp.asarray(mask) for name, mask in (clamp or {}).items()}
     for name, mask in masks.items():
-        allowed = {(), one.neurons[name].shape} | ({jnp.shape(xs[name])} if batched else set())
-        if mask.dtype != bool or mask.shape not in allowed:
-            raise ValueError(
-                f'clamp["{name}"] is {mask.dtype}{list(mask.shape)}; '
-                f"expected True or bool{list(one.neurons[name].shape)}"
-            )
-    circumstances = setting(one, tau, clamp)
-    method = method or _certified(one, circumstances)
+        shape = one.neurons[name].shape
+        if mask.ndim > len(shape) and not (batched and mask.shape == jnp.shape(xs[name])):
+            raise ValueError(f'clamp["{name}"] is bool{list(mask.shape)}; expected True or bool{list(shape)}')
+    method = _certified(one, circumstances) if method is None else method
     method.check(one, circumstances)
     return _run(walk, ham, dict(xs), masks, circumstances.tau, method, tol, adjoint, steps, trajectory)
 
@@ -247,9 +238,7 @@ def _relax(problem, method, xs, example, tol, adjoint, steps, trajectory) -> Ret
         point, state, accepted, stuck = by.step(within, loop.point, loop.state)
         # What is not accepted is overwritten in the record by the next step, or by the end.
         energies = loop.energies.at[loop.taken + 1].set(point.energy)
-        path = jax.tree.map(
-            lambda states, x: states.at[loop.taken + 1].set(x), loop.path, point.xs if trajectory else None
-        )
+        path = loop.path and {name: x.at[loop.taken + 1].set(point.xs[name]) for name, x in loop.path.items()}
         residual = by.residual(within, point, state)
         return _Loop(
             point, state, jnp.where(accepted, loop.taken + 1, loop.taken), residual, jnp.asarray(stuck), energies, path
@@ -260,7 +249,12 @@ def _relax(problem, method, xs, example, tol, adjoint, steps, trajectory) -> Ret
     residual = by.residual(within, point, state)
     loop = _Loop(point, state, jnp.zeros((), int), residual, jnp.array(False), jnp.full(steps + 1, point.energy), path)
     if unrolled:
-        loop = eqxi.while_loop(running, advance, loop, kind="checkpointed", checkpoints=2 * math.isqrt(steps) + 1)
+
+        def records(loop):  # are written once, and not kept at every checkpoint
+            return [loop.energies, *(loop.path[name] for name in path or ())]
+
+        checkpoints = 2 * math.isqrt(steps) + 1
+        loop = eqxi.while_loop(running, advance, loop, kind="checkpointed", checkpoints=checkpoints, buffers=records)
     else:
         loop = jax.lax.while_loop(running, advance, loop)
 

@@ -166,6 +166,8 @@ class HAM(eqx.Module):
                 raise ValueError(f'the {what} of "{name}" has shape {shape}, expected {expected}; {hint}')
             if not jnp.issubdtype(dtype, jnp.floating):
                 raise ValueError(f'the {what} of "{name}" is of dtype {dtype}, expected floats')
+        if batched and len(batches := {jnp.shape(value)[0] for value in values.values()}) > 1:
+            raise ValueError(f"the {what}s are of batches of {sorted(batches)}; one size is expected")
 
 
 class VectorizedHAM(eqx.Module):

@@ -19,7 +19,7 @@ class FixedPoints(eqx.Module):
     """The fixed points that a set of starts comes to; every array has the starts as its leading axis.
 
     - `xs`, `energies`, `converged`: where each start came to.
-    - `first`: the first start that came to the same fixed point.
+    - `first`: the first start that converged to the same fixed point, −1 for none.
     - `memory`: the memory that was reached, by its index, −1 for none of them; when memories were given.
     """
 
@@ -65,7 +65,7 @@ def fixed_points(
     gs = together.activations(out.xs)
     memory = None if memories is None else _first_alike(gs, together.activations(memories), within)
     energies = together.energy(gs, out.xs)
-    return FixedPoints(out.xs, energies, out.converged, _first_alike(gs, gs, within), memory)
+    return FixedPoints(out.xs, energies, out.converged, _first_alike(gs, gs, within, out.converged), memory)
 
 
 def basin(
@@ -85,7 +85,7 @@ def basin(
     """The size of a memory's basin: of its copies corrupted to each level, the share that comes back.
 
     `corrupt(key, memory, level)` damages the states of one example. A copy has come back when it converges to where the
-    memory itself does, no activation off by more than `within`. The others as in `relax`.
+    memory itself does, no activation off by more than `within`; where it does not, none has. The others as in `relax`.
     """
     levels = jnp.asarray(levels)
     keys = jr.split(key, (len(levels), copies))
@@ -137,12 +137,15 @@ def plane_coordinates(
     return np.linalg.lstsq(axes, points.T, rcond=None)[0].T
 
 
-def _first_alike(gs: States, others: States, within: float) -> Int[Array, " count"]:
-    """For each of `gs` the index of the first of `others` that is as it to `within` everywhere, −1 for none."""
+def _first_alike(
+    gs: States, others: States, within: float, counted: Bool[Array, " others"] | bool = True
+) -> Int[Array, " count"]:
+    """For each of `gs` the index of the first of `others` that is counted and within `within` of it, −1 for none."""
 
     def find(g):
         gaps = [jnp.abs(widened(others[name]) - widened(g[name])[None]) for name in g]
-        alike = jnp.all(jnp.stack([jnp.all(gap.reshape(len(gap), -1) <= within, axis=1) for gap in gaps]), axis=0)
+        near = [jnp.all(gap.reshape(len(gap), -1) <= within, axis=1) for gap in gaps]
+        alike = jnp.all(jnp.stack(near), axis=0) & counted
         return jnp.where(jnp.any(alike), jnp.argmax(alike), -1)
 
     return jax.lax.map(find, dict(gs))

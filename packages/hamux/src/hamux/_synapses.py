@@ -20,6 +20,7 @@ from jax.nn import logsumexp, relu
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._binding import bind
+from ._checks import positive
 from ._lagrangians import lagr_relu
 from ._precision import accumulator, widened
 
@@ -196,7 +197,7 @@ class KernelSynapse(eqx.Module):
 
     @property
     def curvature(self) -> float | None:
-        """The Gaussian's is ½‖g‖² less a log-sum-exp of linear functions, for every β."""
+        """The Gaussian's is ½‖g‖² less a log-sum-exp of linear functions, for every β > 0."""
         return 1.0 if self.kernel == "gaussian" else None
 
     def __init__(
@@ -210,7 +211,7 @@ class KernelSynapse(eqx.Module):
         if kernel not in ("gaussian", "epanechnikov"):
             raise ValueError(f'kernel is {kernel!r}; it is "gaussian" or "epanechnikov"')
         self.xi = _random_memories(key, dim, memories)
-        self.beta = jnp.asarray(1.0 * beta)
+        self.beta = jnp.asarray(1.0 * positive("beta", beta))
         self.kernel = kernel
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:

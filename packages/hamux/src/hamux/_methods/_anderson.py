@@ -8,9 +8,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from .._certificate import Certificate, Setting
+from .._checks import positive, whole
 from .._ham import HAM
-from ._backtracking import accept_or_shorten, choose, falls
-from ._explicit import positive
+from ._backtracking import accept_or_shorten, choose, falls, moves
 from ._method import Method, Point, Problem, Step, add
 
 
@@ -41,9 +41,7 @@ class Anderson(Method):
 
     def __init__(self, dt: float | Array = 1.0, memory: int = 5):
         self.dt = positive("dt", dt)
-        self.memory = memory
-        if memory < 1:
-            raise ValueError(f"memory is {memory}; at least one change is remembered")
+        self.memory = whole("memory", memory, "at least one change is remembered")
 
     def certify(self, ham: HAM, setting: Setting) -> Certificate:
         return Certificate(True, None, ("a step that raises the energy is not taken",))
@@ -55,13 +53,13 @@ class Anderson(Method):
 
     def step(self, problem: Problem, point: Point, state: _History) -> Step:
         flat, unravel = ravel_pytree(point.xs)
-        plain = problem.descent(point, self.dt * state.scale)
+        plain = problem.descent(point, jnp.asarray(self.dt, state.scale.dtype) * state.scale)
         mixed = unravel((state.f - _correction(state)).astype(flat.dtype))
         change = {name: jnp.where(state.plain, plain[name], mixed[name]) for name in plain}
         tried = problem.evaluate(add(point.xs, change))
         fell = falls(point, tried)
         shortened = accept_or_shorten(point, tried, fell, state.scale)
-        accepted = jnp.where(state.plain, shortened.accepted, fell)
+        accepted = jnp.where(state.plain, shortened.accepted, fell & moves(point, tried))
         x, f = self._flat(problem, tried)
         remembered = _History(
             x,

@@ -38,7 +38,9 @@ class Asynchronous(Method):
 
     def certify(self, ham: HAM, setting: Setting) -> Certificate:
         real = _real_valued(ham, setting)
-        return Certificate(not real, None, tuple(real) or ("every unit takes the sign of lower energy",))
+        return Certificate(
+            not real, None, tuple(real) or ("from states of ±1, every unit takes the sign of lower energy",)
+        )
 
     def check(self, ham: HAM, setting: Setting) -> None:
         real = _real_valued(ham, setting)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._certificate import Certificate, Setting
+from .._checks import positive
 from .._ham import HAM
-from ._explicit import positive
 from ._method import Method, Point, Problem, Step, add, dot
 
 _Tree = TypeVar("_Tree")
@@ -43,12 +43,17 @@ class Backtracking(Method):
         return jnp.ones((), point.energy.dtype)
 
     def step(self, problem: Problem, point: Point, state: Float[Array, ""]) -> Step:
-        tried = problem.evaluate(add(point.xs, problem.descent(point, self.dt * state)))
+        dt = jnp.asarray(self.dt, state.dtype) * state
+        tried = problem.evaluate(add(point.xs, problem.descent(point, dt)))
         return accept_or_shorten(point, tried, falls(point, tried), state)
 
 
 def accept_or_shorten(point: Point, tried: Point, accepted: Bool[Array, ""], scale: Float[Array, ""]) -> Step:
-    """The step to `tried`, or to stay and have a shorter scale; the scale is the state that comes with it."""
+    """The step to `tried`, or to stay and have a shorter scale; the scale is the state that comes with it.
+
+    A shortened step that moves no state is none.
+    """
+    accepted = accepted & (moves(point, tried) | (scale == 1))
     # Where nothing smaller is left to try, a point that is not finite is taken, so that the record shows it.
     last = scale / 2 < SMALLEST_SCALE
     accepted = accepted | (last & ~jnp.isfinite(tried.energy))
@@ -61,9 +66,17 @@ def choose(condition: Bool[Array, ""], this: _Tree, that: _Tree) -> _Tree:
 
 
 def falls(before: Point, after: Point) -> Bool[Array, ""]:
-    """Whether the energy falls as the slope promises, or, within rounding, the mean slope says so."""
+    """Whether the energy falls as the slope promises, or, within rounding, the mean slope says so.
+
+    A step uphill that comes out lower has fallen, too.
+    """
     change = {name: after.gs[name] - before.gs[name] for name in before.gs}
     slope, slope_after = dot(before.dEdg, change), dot(after.dEdg, change)
     fall = after.energy - before.energy
     within_rounding = jnp.abs(fall) <= jnp.minimum(before.rounding, after.rounding)
-    return (fall <= 1e-4 * slope) | (within_rounding & (0.5 * (slope + slope_after) <= 1e-4 * slope))
+    enough = 1e-4 * jnp.minimum(slope, 0)
+    return (fall <= enough) | (within_rounding & (0.5 * (slope + slope_after) <= enough))
+
+
+def moves(before: Point, after: Point) -> Bool[Array, ""]:
+    return jnp.any(jnp.stack([jnp.any(before.xs[name] != x) for name, x in after.xs.items()]))

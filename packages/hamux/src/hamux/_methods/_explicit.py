@@ -1,6 +1,5 @@
 """The explicit step, of a fixed length or by a schedule."""
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -9,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from .._binding import bind
 from .._certificate import Certificate, Setting, relative_smoothness
+from .._checks import positive
 from .._ham import HAM
 from ._method import Method, Point, Problem, Step, add
 
@@ -38,6 +38,8 @@ class Explicit(Method):
             return Certificate(False, None, tuple(obstacles))
         if callable(self.dt):
             return Certificate(False, max_dt, ("what the schedule will give is not known beforehand",))
+        if isinstance(self.dt, jax.core.Tracer):
+            return Certificate(False, max_dt, ("dt is being traced",))
         if self.dt > max_dt:
             return Certificate(False, max_dt, (f"dt is {self.dt}",))
         return Certificate(True, max_dt, ("E is smooth relative to the Lagrangians' conjugates",))
@@ -53,10 +55,3 @@ class Explicit(Method):
 def at(value: float | Array | Schedule, step: Int[Array, ""]) -> Array | float:
     """What a number or a schedule is at a step."""
     return value(step) if callable(value) else value
-
-
-def positive(name: str, value: float | Array) -> float | Array:
-    """`value`, where it is a finite number > 0, or jax is tracing it."""
-    if not isinstance(value, jax.core.Tracer) and not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}; it must be finite and greater than 0")
-    return value

@@ -35,6 +35,8 @@ class GaussSeidel(Method):
     def __init__(self, order: Sequence[str] | None = None, *, key: PRNGKeyArray | None = None):
         if order is not None and key is not None:
             raise ValueError("an order was given and a key to draw orders with; give one of them")
+        if isinstance(order, str):
+            raise ValueError(f"order is {order!r}; it is a sequence of layers")
         self.order = None if order is None else tuple(order)
         self.key = key
 

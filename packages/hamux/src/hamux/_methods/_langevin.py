@@ -6,7 +6,8 @@ import jax.random as jr
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._binding import bind
-from ._explicit import Schedule, at, positive
+from .._checks import positive
+from ._explicit import Schedule, at
 from ._method import Method, Point, Problem, Step, add
 
 

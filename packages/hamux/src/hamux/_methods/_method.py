@@ -108,14 +108,15 @@ def certify(
 ) -> Certificate:
     """Whether `method` is bound never to raise the energy of `ham`, up to which dt, and if not, why.
 
-    It rests on what the parts declare, for whatever parameters they hold. Of a synapse: `curvature`, a number c for
-    which E − (c/2) Σ‖g‖² is concave in all its g's together, 0 where E is concave; `multilinear = True`, where E is
-    linear in each g while the others are held. Of a Lagrangian: `elementwise = True`, where it is a sum over units, or
-    `tokenwise = True`, over the tokens along its last axis or its option `axis`; `lipschitz`, a constant of its
-    activation; `binary = True`, where that is ±1. A synapse or Lagrangian of one's own declares nothing until it is
-    given these as attributes; every Lagrangian is taken to be convex.
+    It rests on what the parts declare, for whatever parameters they hold in their range (β > 0, γ ≥ 0). Of a synapse:
+    `curvature`, a number c for which E − (c/2) Σ‖g‖² is concave in all its g's together, 0 where E is concave;
+    `multilinear = True`, where E is linear in each g while the others are held. Of a Lagrangian: `elementwise = True`,
+    where it is a sum over units, or `tokenwise = True`, over the tokens along its last axis or its option `axis`;
+    `lipschitz`, a constant of its activation; `binary = True`, where that is ±1. A synapse or Lagrangian of one's own
+    declares nothing until it is given these as attributes; every Lagrangian is taken to be convex.
 
-    `tau` and `clamp` as in `descend`: both bear on the answer. The proofs stand at the head of `hamux._certificate`.
+    `tau` and `clamp` as in `descend`, with its errors: both bear on the answer. The proofs stand at the head of
+    `hamux._certificate`.
     """
     one = ham.unvectorize()
     return method.certify(one, setting(one, tau, clamp))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from ._explicit import positive
+from .._checks import positive
 from ._method import Method, Point, Problem, Step, add
 
 
