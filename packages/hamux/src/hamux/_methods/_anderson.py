@@ -31,7 +31,7 @@ class Anderson(Method):
     ΔX and ΔF hold the last `memory` changes of x and f as columns: where the explicit step would be linear, so many
     steps solve it. What is proposed is taken when the energy falls as `Backtracking` asks; else the next step is one of
     `Backtracking`, from the same point. So no step raises the energy of any HAM, and one that is refused costs one
-    evaluation of E and ∂E/∂g.
+    evaluation of E and ∂E/∂g. It may come down in another minimum than the explicit step does.
 
     **Raises** ValueError for a `dt` that is no finite number > 0, or a `memory` < 1.
     """

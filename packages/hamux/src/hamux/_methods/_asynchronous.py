@@ -24,7 +24,7 @@ class Asynchronous(Method):
     """x_i ← +1 where E(g_i = +1) < E(g_i = −1), −1 where it is greater, for one unit i after another; ties stay.
 
     The dynamics of Hopfield, 1982, with the energy difference itself in place of the local field, as Krotov & Hopfield,
-    2016, eq. 4, ask for an energy that is not quadratic. A step is a sweep over all units of all layers, and costs two
+    2016, §2, ask for an energy that is not quadratic. A step is a sweep over all units of all layers, and costs two
     evaluations of E a unit. It has converged when a sweep flips none; the residual is then 0, before that 2. From
     states of ±1 no step raises the energy of any HAM, and there is always an end.
 
@@ -38,9 +38,8 @@ class Asynchronous(Method):
 
     def certify(self, ham: HAM, setting: Setting) -> Certificate:
         real = _real_valued(ham, setting)
-        return Certificate(
-            not real, None, tuple(real) or ("from states of ±1, every unit takes the sign of lower energy",)
-        )
+        reasons = real or ["from states of ±1, every unit takes the sign of lower energy"]
+        return Certificate(not real, None, tuple(reasons))
 
     def check(self, ham: HAM, setting: Setting) -> None:
         real = _real_valued(ham, setting)
@@ -79,8 +78,9 @@ class Asynchronous(Method):
 
 
 def _held(problem: Problem, point: Point) -> Bool[Array, " units"]:
+    none = jnp.array(False)
     return ravel_pytree(
-        problem.hold(*({name: jnp.full(x.shape, held) for name, x in point.xs.items()} for held in (True, False)))
+        {name: jnp.broadcast_to(problem.masks.get(name, none), x.shape) for name, x in point.xs.items()}
     )[0]
 
 
