@@ -57,7 +57,7 @@ class Anderson(Method):
         mixed = unravel((state.f - _correction(state)).astype(flat.dtype))
         change = {name: jnp.where(state.plain, plain[name], mixed[name]) for name in plain}
         tried = problem.evaluate(add(point.xs, change))
-        fell = falls(point, tried)
+        fell = falls(problem, point, tried)
         shortened = accept_or_shorten(point, tried, fell, state.scale)
         accepted = jnp.where(state.plain, shortened.accepted, fell & moves(point, tried))
         x, f = self._flat(problem, tried)

@@ -53,7 +53,7 @@ class Asynchronous(Method):
 
     def step(self, problem: Problem, point: Point, state: _Sweeps) -> Step:
         held = _held(problem, point)
-        spins, unravel = ravel_pytree(point.gs)
+        spins, unravel = ravel_pytree(problem.ham.activations(point.xs))
 
         def energy(spins):
             gs = unravel(spins)

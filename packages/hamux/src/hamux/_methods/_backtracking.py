@@ -45,7 +45,7 @@ class Backtracking(Method):
     def step(self, problem: Problem, point: Point, state: Float[Array, ""]) -> Step:
         dt = jnp.asarray(self.dt, state.dtype) * state
         tried = problem.evaluate(add(point.xs, problem.descent(point, dt)))
-        return accept_or_shorten(point, tried, falls(point, tried), state)
+        return accept_or_shorten(point, tried, falls(problem, point, tried), state)
 
 
 def accept_or_shorten(point: Point, tried: Point, accepted: Bool[Array, ""], scale: Float[Array, ""]) -> Step:
@@ -65,12 +65,12 @@ def choose(condition: Bool[Array, ""], this: _Tree, that: _Tree) -> _Tree:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), this, that)
 
 
-def falls(before: Point, after: Point) -> Bool[Array, ""]:
+def falls(problem: Problem, before: Point, after: Point) -> Bool[Array, ""]:
     """Whether the energy falls as the slope promises, or, within rounding, the mean slope says so.
 
     A step uphill that comes out lower has fallen, too.
     """
-    change = {name: after.gs[name] - before.gs[name] for name in before.gs}
+    change = jax.tree.map(jnp.subtract, *map(problem.ham.activations, (after.xs, before.xs)))
     slope, slope_after = dot(before.dEdg, change), dot(after.dEdg, change)
     fall = after.energy - before.energy
     within_rounding = jnp.abs(fall) <= jnp.minimum(before.rounding, after.rounding)

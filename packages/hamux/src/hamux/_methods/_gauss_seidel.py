@@ -58,7 +58,7 @@ class GaussSeidel(Method):
     def step(self, problem: Problem, point: Point, state: Int[Array, ""]) -> Step:
         order = self.order or tuple(problem.ham.neurons)
         updates = [lambda values, name=name: _update(problem, values, name) for name in order]
-        values = (point.xs, point.gs)
+        values = (point.xs, problem.ham.activations(point.xs))
         if self.key is None:
             for update in updates:
                 values = update(values)

@@ -19,7 +19,6 @@ class Point(NamedTuple):
     """States, and what one evaluation of the HAM tells of them; `rounding` is an error that the energy may have."""
 
     xs: dict[str, Array]
-    gs: dict[str, Array]
     dEdg: dict[str, Array]
     energy: Float[Array, ""]
     rounding: Float[Array, ""]
@@ -38,7 +37,7 @@ class Problem(eqx.Module):
         energy = jax.tree.reduce(jnp.add, tree)
         terms = [*jax.tree.leaves(tree), *(jnp.sum(widened(gs[name]) * widened(xs[name])) for name in xs)]
         rounding = 8 * jnp.finfo(energy.dtype).eps * functools.reduce(jnp.add, map(jnp.abs, terms))
-        return Point(xs, gs, dEdg, energy, rounding)
+        return Point(xs, dEdg, energy, rounding)
 
     def hold(self, xs: States, moved: States) -> dict[str, Array]:
         """`moved`, but for the units that are held."""
@@ -55,10 +54,8 @@ class Problem(eqx.Module):
     def residual(self, point: Point) -> Float[Array, ""]:
         """The largest change of an activation in a step with dt = τ; a shorter one leaves a saturated unit unmoved."""
         moved = {name: x - point.dEdg[name] for name, x in point.xs.items()}
-        further = self.ham.activations(self.hold(point.xs, moved))
-        return jnp.max(
-            jnp.stack([jnp.max(jnp.abs(widened(further[name]) - widened(point.gs[name]))) for name in further])
-        )
+        gs, further = self.ham.activations(point.xs), self.ham.activations(self.hold(point.xs, moved))
+        return jnp.max(jnp.stack([jnp.max(jnp.abs(widened(further[name]) - widened(g))) for name, g in gs.items()]))
 
 
 class Step(NamedTuple):

@@ -53,9 +53,8 @@ class ODE(Method):
         wide, start = jax.tree.map(widened, (problem, point.xs))  # the error of a step is below half precision
 
         def velocity(t, xs, args):
-            gs = wide.ham.activations(xs)
-            dEdg = wide.ham.dEdg(gs, xs)
-            return wide.descent(point._replace(xs=xs, gs=gs, dEdg=dEdg), 1.0)
+            dEdg = wide.ham.dEdg(wide.ham.activations(xs), xs)
+            return wide.descent(point._replace(xs=xs, dEdg=dEdg), 1.0)
 
         # In the dtype of the states: a Python float would be a float64 where jax has them.
         time = jnp.asarray(self.dt, jnp.result_type(*start.values()))
