@@ -271,8 +271,8 @@ def test_memory_of_gradients():
         xs, _ = jax.lax.scan(step, xs, length=steps)
         return hamux.Retrieval(xs, None, None, None, None, None, None)
 
-    synapse = hamux.HopfieldSynapse(KEY, 4096, 5)
-    wide = hamux.HAM({"a": Neurons(hamux.lagr_tanh, 4096)}, {"s": synapse}, [(("a",), "s")])
+    synapse = hamux.HopfieldSynapse(KEY, 256, 512)
+    wide = hamux.HAM({"a": Neurons(hamux.lagr_tanh, (64, 256))}, {"s": synapse}, [(("a",), "s")])
     xs = states(wide)
     plain, unrolled = (
         temporary_bytes(partial(f, steps=100), wide, xs) for f in (scanned, partial(hamux.descend, dt=0.1))
