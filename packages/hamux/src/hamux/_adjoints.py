@@ -114,7 +114,7 @@ def _(primals, tangents):
 
     def only_free(values):
         """0 where a unit is held, or is binary and cannot move by a little."""
-        return problem.hold(zeros, values | {name: zeros[name] for name in binary})
+        return problem.free(values | {name: zeros[name] for name in binary})
 
     def pick(with_leak, without):
         return {name: (with_leak if layer.leak else without)[name] for name, layer in layers.items()}

@@ -45,11 +45,15 @@ class Problem(eqx.Module):
             name: jnp.where(self.masks[name], xs[name], x) if name in self.masks else x for name, x in moved.items()
         }
 
+    def free(self, values: dict[str, Array]) -> dict[str, Array]:
+        """`values`, 0 for the units that are held."""
+        return self.hold(jax.tree.map(jnp.zeros_like, values), values)
+
     def descent(self, point: Point, dt: Array | float) -> dict[str, Array]:
         """−(dt/τ) ∂E/∂g, the change of x in an explicit step; 0 where x is held."""
         rates = {name: jnp.asarray(dt / self.tau[name]) for name in point.dEdg}
         change = {name: -rates[name].astype(dEdg.dtype) * dEdg for name, dEdg in point.dEdg.items()}
-        return self.hold(jax.tree.map(jnp.zeros_like, change), change)
+        return self.free(change)
 
     def residual(self, point: Point) -> Float[Array, ""]:
         """The largest change of an activation in a step with dt = τ; a shorter one leaves a saturated unit unmoved."""
