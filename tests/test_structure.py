@@ -28,8 +28,9 @@ CORE_ORDER = [
     *["_methods", "_adjoints", "_dynamics", "_landscape", "__init__"],
 ]
 ARCHITECTURES = [f"models.{path.stem}" for path in (ZOO / "models").glob("[!_]*.py")]
-GENERAL = ["_corruptions", "_data", "_evaluation", "_training", "plots"]
-ZOO_ORDER = ["_hub", "_model", *ARCHITECTURES, "models", "_registry", *GENERAL, "cli", "__init__"]
+GENERAL = ["_data", "_augmentation", "plots", "_evaluation", "_tasks", "_recipe", "_steps", "_devices", "_loader"]
+GENERAL += ["_checkpoints", "_log", "_run", "_progress", "_training"]
+ZOO_ORDER = ["_hub", "_corruptions", "_model", *ARCHITECTURES, "models", "_registry", *GENERAL, "cli", "__init__"]
 
 
 def tracked_files() -> list[Path]:

@@ -6,11 +6,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from PIL import Image
 
 from hamux_zoo import load_images, load_samples
-from hamux_zoo._corruptions import gaussian_noise, salt_and_pepper, upper_half
-from hamux_zoo._data import Images, split
-from hamux_zoo._training import augment, damage
+from hamux_zoo._augmentation import AUGMENTATIONS, augment
+from hamux_zoo._corruptions import gaussian_noise, hide_part, salt_and_pepper, upper_half
+from hamux_zoo._data import Images, read, split_off
+from hamux_zoo._devices import Placement
+from hamux_zoo._loader import batches
 
 
 def saved(folder, images, **columns):
@@ -44,19 +47,138 @@ def test_data_that_cannot_be_read_is_refused(tmp_path):
         load_images(tmp_path / "nowhere", "train")
     with pytest.raises(FileNotFoundError, match=r'no samples "cifar10"; there are .*"?mnist'):
         load_samples("cifar10")
-    mixed = [np.zeros((4, 4), np.uint8), np.zeros((4, 5), np.uint8)]
-    with pytest.raises(ValueError, match=r"images of shapes \[\(4, 4\), \(4, 5\)\]; expected one size"):
-        load_images(saved(tmp_path, mixed), "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty\" holds no images and no data set"):
+        load_images(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r'has no split "test"; there are \[.train.\]'):
+        load_images(saved(tmp_path, [np.zeros((4, 4), np.uint8)]), "test")
+    with pytest.raises(ValueError, match="data of type int"):
+        load_images(3)
 
 
-def test_split_holds_out_as_many_as_asked():
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of pictures as people have them: two classes, several sizes and modes, one lying on its side."""
+    random = np.random.default_rng(0)
+    for name, size, mode in (
+        ("cats/a.png", (40, 20), "RGB"),
+        ("cats/b.jpg", (20, 40), "L"),
+        ("cats/c.png", (16, 16), "RGBA"),
+        ("dogs/a.gif", (33, 20), "P"),
+        ("dogs/b.png", (16, 16), "1"),
+    ):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(path)
+    upright = Image.fromarray(np.concatenate([np.full((8, 16, 3), 255, np.uint8), np.zeros((8, 16, 3), np.uint8)]))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90° clockwise
+    upright.rotate(90).save(tmp_path / "photos/dogs/c.png", exif=turned)
+    return tmp_path / "photos"
+
+
+def test_photos_of_many_sizes_and_modes_become_alike(photos):
+    source = read(photos, shape=(16, 16, 3))
+    assert source.images.images.shape == (6, 16, 16, 3)
+    assert source.names == ("cats", "dogs")
+    np.testing.assert_array_equal(source.images.labels, [0, 0, 0, 1, 1, 1])
+    assert source.notes == ("3 of 6 images were brought to 16 × 16 pixels",)
+    np.testing.assert_array_equal(source.images.images[5, [0, 15], 8, 0], [1, 0])
+    assert load_images(photos, shape=(8, 8, 1)).images.shape == (6, 8, 8, 1)
+    with pytest.raises(ValueError, match=r"several sizes or modes \(.* × .* RGB.*\); say which `shape`"):
+        load_images(photos)
+    with pytest.raises(ValueError, match="images of 2 channels"):
+        load_images(photos, shape=(8, 8, 2))
+
+
+def test_a_corrupt_image_is_named_and_left_out_only_on_demand(photos):
+    whole = (photos / "cats/a.png").read_bytes()
+    (photos / "cats/broken.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "dogs/text.png").write_text("not an image")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(photos / "dogs/deep.png")
+    with pytest.raises(ValueError, match=r"cats/broken.png cannot be read: .*--skip-bad"):
+        load_images(photos, shape=(8, 8, 3))
+    source = read(photos, shape=(8, 8, 3), skip_bad=True)
+    assert len(source.images.images) == 6
+    np.testing.assert_array_equal(source.images.labels, [0, 0, 0, 1, 1, 1])
+    assert source.notes[1].startswith("3 images cannot be read and were left out: ")
+    assert all(name in source.notes[1] for name in ("broken.png", "text.png", "deep.png"))
+    for picture in photos.glob("*/*"):
+        picture.write_bytes(b"")
+    with pytest.raises(ValueError, match="holds no image that can be read"):
+        load_images(photos, shape=(8, 8, 3), skip_bad=True)
+
+
+def test_arrays_and_tables_are_data_too():
+    grey = np.random.default_rng(0).integers(0, 256, (4, 5, 6), dtype=np.uint8)
+    images, labels = load_images((grey, [0, 1, 2, 1]))
+    assert images.shape == (4, 5, 6, 1)
+    np.testing.assert_array_equal((255 * images[..., 0]).round(), grey)
+    np.testing.assert_array_equal(labels, [0, 1, 2, 1])
+    assert load_images(images).labels is None
+    table = datasets.Dataset.from_dict({"image": list(grey)}, features=datasets.Features({"image": datasets.Image()}))
+    np.testing.assert_array_equal(load_images(table).images, images)
+    assert load_images(datasets.DatasetDict({"test": table}), "test").labels is None
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 4, 4)), [0, 1, 2], "labels of shape .* for 2 images"),
+        (np.zeros((2, 4, 4)), [0.0, 1.0], "expected one integer an image"),
+        (np.zeros((2, 4, 4)), [-1, 1], "labels from -1 to 1; expected classes"),
+        (np.zeros((4, 4)), None, r"images of shape \(4, 4\)"),
+        (np.zeros((0, 4, 4)), None, "images of shape"),
+        (np.full((2, 4, 4), 255.0), None, "images from 255.0 to 255.0; expected floats in"),
+        (np.full((2, 4, 4), np.nan), None, "images from nan to nan"),
+        (np.zeros((2, 4, 4), complex), None, "dtype complex128"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused(images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        load_images((images, labels))
+
+
+def test_arrays_are_not_resized_and_labels_are_among_the_names(tmp_path):
+    with pytest.raises(ValueError, match=r"images of shape \(4, 4, 1\); the model takes \(8, 8, 1\)"):
+        load_images(np.zeros((2, 4, 4)), shape=(8, 8, 1))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)})
+    table = datasets.Dataset.from_dict({"image": [np.zeros((4, 4), np.uint8)] * 2, "label": [0, -1]}, features=features)
+    with pytest.raises(ValueError, match="labels from -1 to 0"):
+        load_images(table)
+    with pytest.raises(ValueError, match=r"has columns \['text'\]; expected one of images"):
+        load_images(datasets.Dataset.from_dict({"text": ["a"]}))
+
+
+def test_a_share_is_held_out():
     data = Images(np.arange(10.0).reshape(10, 1, 1, 1), np.arange(10))
-    rest, held_out = split(data, 3, seed=0)
+    rest, held_out = split_off(data, 0.3, seed=0)
     assert sorted([*rest.labels, *held_out.labels]) == list(range(10))
     assert len(held_out.labels) == 3
     np.testing.assert_array_equal(held_out.images.ravel(), held_out.labels)
-    with pytest.raises(ValueError, match="10 images to hold out of 10"):
-        split(data, 10, seed=0)
+    with pytest.raises(ValueError, match=r"10 images cannot be parted into 0\.99 held out"):
+        split_off(data, 0.99, seed=0)
+
+
+def test_every_pass_shows_every_image_once_in_a_new_order_and_the_loader_goes_on_where_it_was():
+    data = Images(np.arange(10.0).reshape(10, 1, 1, 1), np.arange(10))
+    placement = Placement.over_all_devices(4, False)
+    loader = batches(data, 4, 0, placement)
+    seen = [next(loader) for _ in range(5)]
+    labels = np.concatenate([batch.labels for batch in seen])
+    assert sorted(labels[:10]) == sorted(labels[10:]) == list(range(10))
+    assert list(labels[:10]) != list(labels[10:])
+    np.testing.assert_array_equal(np.concatenate([batch.images for batch in seen]).ravel(), labels)
+    again = batches(data, 4, 0, placement)
+    for _ in range(3):
+        next(again)
+    state = again.get_state()
+    other = batches(data, 4, 0, placement)
+    other.set_state(state)
+    np.testing.assert_array_equal(next(other).labels, seen[3].labels)
+    in_order = batches(data, 4, None, placement)
+    np.testing.assert_array_equal([*next(in_order).labels, *next(in_order).labels], range(8))
 
 
 def test_corruptions_do_what_they_say():
@@ -71,21 +193,40 @@ def test_corruptions_do_what_they_say():
     assert known[:2].all()
 
 
-def test_damage_is_a_mixture():
-    image = jr.uniform(jr.key(1), (28, 28, 1))
-    starts, known = map(np.asarray, jax.jit(jax.vmap(lambda key: damage(key, image)))(jr.split(jr.key(0), 2000)))
-    free = ~known.any(axis=(1, 2, 3))
-    assert abs(float(free.mean()) - 0.5) < 0.05
-    np.testing.assert_array_equal(np.where(known, starts, 0), np.where(known, image, 0))
-    np.testing.assert_array_equal(starts[~free][~known[~free]], 0.5)
-    lower_half_missing = (known == upper_half(image.shape)).all(axis=(1, 2, 3))
-    assert abs(float(lower_half_missing.mean()) - 0.5 * 0.75 * 0.6) < 0.04
+def test_what_is_hidden_is_a_half_or_a_rectangle():
+    known = np.asarray(jax.vmap(lambda key: hide_part(key, (28, 20, 3)))(jr.split(jr.key(0), 2000)))
+    assert known.shape == (2000, 28, 20, 3)
+    assert np.all(known == known[..., :1])
+    upper = (known == upper_half((28, 20, 3))).all(axis=(1, 2, 3))
+    assert abs(upper.mean() - 0.75 * 0.6) < 0.04
+    halves = known.mean(axis=(1, 2, 3)) == 0.5
+    assert abs(halves.mean() - 0.75) < 0.04
+    hidden = ~known[~halves][..., 0]
+    rows, columns = hidden.any(axis=2), hidden.any(axis=1)
+    np.testing.assert_array_equal(hidden, rows[:, :, None] & columns[:, None, :])
+    assert hidden.any(axis=(1, 2)).all()
+    assert rows.sum(axis=1).max() <= 0.8 * 28 + 1
 
 
-def test_augmentation_moves_an_image_a_little_and_not_at_all_at_strength_zero():
-    image = jnp.zeros((28, 28, 1)).at[10:18, 10:18].set(1.0)
-    np.testing.assert_allclose(augment(jr.key(0), image, 0.0, False), image, atol=1e-6)
-    moved = np.asarray(jax.vmap(lambda key: augment(key, image, 1.0, False))(jr.split(jr.key(0), 20)))
-    assert np.all(np.abs(moved.sum(axis=(1, 2, 3)) - 64) < 24)
-    assert np.all(np.abs(moved - np.asarray(image)).max(axis=(1, 2, 3)) > 0.1)
-    assert np.all(moved[:, 10 + 3 : 18 - 3, 10 + 3 : 18 - 3] > 0.9)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_augmentation_changes_an_image_a_little_and_stays_in_range(name, channels):
+    image = jnp.zeros((28, 28, channels), jnp.float32).at[10:18, 8:18].set(0.8).at[20, 20].set(1.0)
+    changed = np.asarray(jax.vmap(lambda key: augment(key, image, [name]))(jr.split(jr.key(0), 20)))
+    assert changed.shape == (20, 28, 28, channels)
+    assert changed.dtype == np.float32
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert len({each.tobytes() for each in changed}) >= 2
+    again = np.asarray(augment(jr.split(jr.key(0), 20)[3], image, [name]))
+    np.testing.assert_allclose(again, changed[3], atol=1e-6)
+    brighter = changed.mean(axis=(1, 2, 3)) - np.mean(image)
+    assert np.all(np.abs(brighter) < (0.25 if name == "colour" else 0.05))
+
+
+def test_augmentations_follow_one_another():
+    image = jr.uniform(jr.key(1), (8, 8, 1), jnp.float32)
+    key_flip, key_crop = jr.split(jr.key(2))
+    expected = AUGMENTATIONS["crop"](key_crop, AUGMENTATIONS["flip"](key_flip, image))
+    np.testing.assert_array_equal(augment(jr.key(2), image, ["flip", "crop"]), expected)
+    np.testing.assert_array_equal(augment(jr.key(2), image, []), image)

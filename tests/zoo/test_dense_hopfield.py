@@ -111,7 +111,7 @@ def test_scores_are_energy_differences_between_labels():
     xi, zeta = (np.asarray(part) for part in model.ham.synapses["memory"].xi)
     v, size = 0.9999 * (2 * patterns[3].ravel() - 1), 18
     expected = [size / 6 * np.sum(np.maximum((xi @ v + zeta @ spins) / size, 0) ** 6) for spins in ([1, -1], [-1, 1])]
-    np.testing.assert_allclose(model.classify(patterns[3]), expected, rtol=1e-10)
+    np.testing.assert_allclose(model.classify(patterns[3]), model.beta * np.array(expected), rtol=1e-10)
 
 
 def test_gradients_flow_through_a_retrieval_of_given_steps():

@@ -8,11 +8,13 @@ from typing import Any
 
 _PUBLIC = {
     "ZooModel": "_model",
+    "finetune": "_training",
     "from_pretrained": "_registry",
     "list_models": "_registry",
     "list_pretrained": "_hub",
     "load_images": "_data",
     "load_samples": "_data",
+    "train": "_training",
 }
 
 

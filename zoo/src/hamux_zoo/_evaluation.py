@@ -9,37 +9,41 @@ import numpy as np
 
 from ._corruptions import gaussian_noise, salt_and_pepper, upper_half
 from ._data import Images
-from ._model import ZooModel
 
 BATCH = 100
 
 
-def evaluate(model: ZooModel, train: Images, test: Images) -> dict[str, float]:
-    """Classification and completion on a test set, beside what needs no model.
+def evaluate(model: Any, test: Images, train: Images | None = None) -> dict[str, float]:
+    """Classification and completion on a test set, beside what needs no model but the training set.
 
-    - `test_error`: percent of the test images whose label completion is another class.
+    - `test_error`: percent of the test images whose label completion is another class; for data with labels.
     - `completion_mse`: mean squared error, over hidden pixels in [0, 1], of completing the lower half of the first
       1,000 test images from the upper half, at the fixed point; `mean_image_mse` is that of the training set's mean
       image, `nearest_image_mse` of the training image nearest by the upper half.
     - `completion_converged`, `completion_steps`: percent that reached the fixed point, and the median of the steps.
+
+    **Raises** ValueError when the data have classes that the model does not know.
     """
+    measured = {}
+    if test.labels is not None and model.config.classes:
+        if test.labels.max() >= model.config.classes:
+            raise ValueError(f"labels up to {test.labels.max()}; the model knows {model.config.classes} classes")
+        measured["test_error"] = 100 * float(np.mean(classify(model, test.images) != test.labels))
     first = test.images[:1000]
     known = upper_half(first.shape[1:])
-    completed = retrieve(model, first, known)
-    mean_image = np.broadcast_to(train.images.mean(axis=0), first.shape)
-    nearest = train.images[_nearest(first[:, known], train.images[:, known])]
 
     def hidden_mse(images: np.ndarray) -> float:
         return float(np.mean((images - first)[:, ~known] ** 2))
 
-    return {
-        "test_error": 100 * float(np.mean(classify(model, test.images) != test.labels)),
-        "completion_mse": hidden_mse(completed.x),
-        "mean_image_mse": hidden_mse(mean_image),
-        "nearest_image_mse": hidden_mse(nearest),
-        "completion_converged": 100 * float(np.mean(completed.converged)),
-        "completion_steps": float(np.median(completed.steps)),
-    }
+    completed = retrieve(model, first, known)
+    measured["completion_mse"] = hidden_mse(completed.x)
+    if train is not None:
+        measured["mean_image_mse"] = hidden_mse(np.broadcast_to(train.images.mean(axis=0), first.shape))
+        nearest = _nearest(first[:, known], train.images[:, known])
+        measured["nearest_image_mse"] = hidden_mse(train.images[nearest])
+    measured["completion_converged"] = 100 * float(np.mean(completed.converged))
+    measured["completion_steps"] = float(np.median(completed.steps))
+    return measured
 
 
 def classify(model: Any, images: np.ndarray) -> np.ndarray:

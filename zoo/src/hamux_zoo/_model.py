@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import types
 import typing
 from abc import abstractmethod
@@ -15,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 import hamux
 
+from ._corruptions import hide_part
 from ._hub import CONFIG, WEIGHTS, find_folder, read_config, read_tensors, write_folder
 
 FORMAT_VERSION = 1
@@ -30,9 +30,20 @@ class ZooModel(eqx.Module):
     A subclass names its `model_type`, annotates `config` with its own frozen dataclass, is made by
     `__init__(self, config, *, key)` and gives `encode`, from an input to the HAM's states, and `decode`, back again.
     Everything takes one example; `jax.vmap` adds a batch.
+
+    To be trained on images its config has a `shape`, (height, width, channels), and `classes`, 0 for none. It can be
+    trained to classify if it has `classify(x) -> scores`, with `head` and `with_head`; to reconstruct and to denoise if
+    it has `rehearse`:
+
+        rehearse(x, known, *, key) -> images (n, height, width, channels), scores (n, classes) or None
+
+    what a recall shows, and which class, in its last n steps, differentiably, from `x`, whose pixels are right where
+    `known` is True, or for None noisy everywhere. All examples of a batch get the same `key`.
     """
 
     model_type: ClassVar[str]
+    optimizer: ClassVar[str] = "adamw"
+    learning_rate: ClassVar[float] = 1e-3
     config: eqx.AbstractVar[Any]
     ham: eqx.AbstractVar[hamux.HAM]
 
@@ -44,6 +55,18 @@ class ZooModel(eqx.Module):
 
     @abstractmethod
     def decode(self, xs: Mapping[str, Array]) -> Array: ...
+
+    def head(self) -> Any:
+        """The parameters that only classification needs. **Raises** ValueError when there are none."""
+        raise ValueError(f"{type(self).__name__} has no head")
+
+    def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
+        """The model with a new head, drawn by `key`, for so many classes."""
+        raise ValueError(f"{type(self).__name__} has no head")
+
+    def hide(self, key: PRNGKeyArray) -> Bool[Array, "height width channels"]:
+        """A random mask of the pixels that a reconstruction is given: a half or all but a rectangle."""
+        return hide_part(key, self.config.shape)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -62,9 +85,9 @@ class ZooModel(eqx.Module):
             raise ValueError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
         if version > FORMAT_VERSION:
             raise ValueError(f"{path}: format_version is {version}, this one reads {FORMAT_VERSION}; upgrade hamux-zoo")
-        config = _make_config(cls, saved.get("config"), path)
+        config = make_config(cls, saved.get("config"), path)
         skeleton = eqx.filter_eval_shape(cls, config, key=jax.eval_shape(lambda: jr.key(0)))
-        named = _named_leaves(skeleton)
+        named = named_leaves(skeleton)
         tensors = read_tensors(folder, {name: leaf.shape for name, leaf in named.items()})
         for name, leaf in named.items():
             if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
@@ -84,33 +107,16 @@ class ZooModel(eqx.Module):
             "hamux_zoo_version": importlib.metadata.version("hamux-zoo"),
             "config": dataclasses.asdict(self.config),
         }
-        tensors = {name: np.asarray(leaf) for name, leaf in _named_leaves(self).items()}
+        tensors = {name: np.asarray(leaf) for name, leaf in named_leaves(self).items()}
         write_folder(folder, saved, tensors, card or _plain_card(folder.name, self))
 
 
-def parse_settings(model: type[ZooModel], defaults: dict[str, Any], settings: list[str]) -> Any:
-    """A config of `model` from its defaults, those given, and settings "NAME=VALUE" with a JSON value.
-
-    **Raises** ValueError naming the setting.
-    """
-    values = dict(defaults)
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-        if not equals:
-            raise ValueError(f'setting "{setting}" is not of the form NAME=VALUE')
-    return _make_config(model, values, "settings")
-
-
-def _named_leaves(model: ZooModel) -> dict[str, Any]:
+def named_leaves(model: ZooModel) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _make_config(model: type[ZooModel], values: Any, path: Path | str) -> Any:
+def make_config(model: type[ZooModel], values: Any, path: Path | str) -> Any:
     """The config of `model` with the fields `values`; `path`, where they are from, is named by the errors."""
     config_class = typing.get_type_hints(model)["config"]
     if not isinstance(values, dict):

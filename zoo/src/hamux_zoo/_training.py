@@ -1,14 +1,17 @@
-"""Training of a memory that classifies, completes and denoises: one set of weights, one energy, three losses.
+"""Training and fine-tuning: one loop for every architecture, on optax, grain, orbax and jax's SPMD.
 
-Classification goes by the energies of the labels (Krotov & Hopfield, 2016, §4). For completion and denoising a pool of
-damaged images is relaxed a few steps further in every training step, from where it stands; what it shows then is
-compared with the undamaged image. Some of the pool starts afresh in each step, so that it holds short and long
-relaxations, and the fixed points are trained without being waited for (persistent chains: Tieleman, 2008).
+A run is its recipe, its data and its first weights. With a work folder it can be stopped at any moment and goes on to
+the same weights, bit for bit: what a step draws comes from the seed and the step's number, and all else is in the
+checkpoint: weights, optimiser, average, the sums of the next report, and the loader's position.
 """
 
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import contextlib
+import signal
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -16,183 +19,278 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jax.scipy.ndimage import map_coordinates
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-import hamux
-
-from ._corruptions import gaussian_noise, salt_and_pepper
-from ._data import Images
-
-BATCH, POOL, RELAX_STEPS = 500, 256, 3
-
-
-class Pool(NamedTuple):
-    """Damaged images on their way back: states, which pixels are known, and what should come out."""
-
-    xs: dict[str, Float[Array, "pool ..."]]
-    known: Bool[Array, "pool height width channels"]
-    images: Float[Array, "pool height width channels"]
-    labels: Int[Array, " pool"]
+from ._data import Images, Source, read, split_off
+from ._devices import Placement, in_any_process, leads, to_host
+from ._loader import batches
+from ._model import ZooModel, make_config, named_leaves
+from ._progress import Clock, Display
+from ._recipe import Recipe, Selector
+from ._run import Run
+from ._steps import State, first_state, make_measure, make_step
+from ._tasks import Task, loss_of, names_of
 
 
-def train(
-    model: Any,
-    data: Images,
+def finetune(
+    model: ZooModel,
+    data: Any,
     *,
-    steps: int,
-    seed: int,
-    flip: bool = False,
-    report: Callable[[int, dict[str, float]], None],
-    report_every: int = 250,
+    task: Task = "classify",
+    steps: int = 500,
+    batch_size: int = 64,
+    optimizer: str | optax.GradientTransformation | None = None,
+    learning_rate: float | None = None,
+    warmup: int | None = None,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
+    precision: Literal["float32", "bf16"] = "float32",
+    trainable: str | Selector = "all",
+    augment: Sequence[str] = (),
+    validation: float = 0.1,
+    every: int | None = None,
+    seed: int = 0,
+    overfit_one_batch: bool = False,
+    workdir: str | Path | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    shard_params: bool = False,
+    skip_bad: bool = False,
+    log: str | None = None,
+    quiet: bool = False,
 ) -> Any:
-    """The model with the memories that `steps` steps of Muon (Jordan et al., 2024) find, averaged over the last ones.
+    """`model` trained further on `data`: the last weights, or their average with `ema`.
 
-    `model` has a layer "pixels", a layer "label" and one Hopfield synapse, "memory", over both. `flip` mirrors half of
-    the images. `report` gets the number of steps done, the losses averaged since the last report and the seconds.
+    - `data`: a Hub id, a folder of images (one folder a class), a `datasets.Dataset`, or arrays (`load_images`).
+    - `task`: "classify", "reconstruct" or "denoise", several with weights, `{"classify": 1, "reconstruct": 10}`, or a
+      loss of your own, `(model, batch, *, key) -> (loss, metrics)`, with `batch.images`, `batch.labels` and scalars
+      averaged over the batch. To classify, the head gets as many classes as the data have.
+    - `steps`, `batch_size`: of the optimiser, and the images of each; a batch may be computed in `accumulate` pieces.
+    - `optimizer`: "adamw", "muon", "sgd", or an optax one, which brings its own `learning_rate`; left out, both are
+      what suits the architecture. The rate rises over `warmup` steps (a tenth of all, at most 300) and falls to 0 along
+      a cosine. `weight_decay` is decoupled; `clip` limits the gradient's norm.
+    - `ema`: the decay of an average of the weights, such as 0.999, which is then what is validated and returned.
+    - `precision`: "bf16" computes in bfloat16; weights, energies and losses stay float32.
+    - `trainable`: "all", "head", the beginning of parameters' names ("ham.synapses"), or a function that selects parts
+      of the model (`lambda model: model.ham.synapses`). The rest is frozen and takes no optimiser memory.
+    - `augment`: of "crop", "flip", "colour", "warp", by chance anew for every image and step.
+    - `validation`: the share of the images held out, on which loss and metrics are measured `every` so many steps (a
+      tenth of all), when a checkpoint is written as well.
+    - `seed`: of order, augmentation, damage, what is held out, and a new head. `overfit_one_batch` trains on the first
+      batch alone, as it is: a loss that does not fall then tells of a mistake.
+    - `workdir`: the run's folder: `model` (the result) and `best` (by validation loss), `log.jsonl`, `curves.png`,
+      `samples.png`, `checkpoints`. The same call goes on where a run of this folder stopped, and ends in the same
+      weights; with `resume=False`, and for another run, the folder is refused, with `overwrite` emptied of its run.
+    - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
+    - `skip_bad`: leave out images that cannot be read. `log`: report to "trackio" or "tensorboard" as well.
+
+    SIGINT (Ctrl-C) and SIGTERM end a run with a work folder after the step at hand and a checkpoint, by
+    KeyboardInterrupt.
+
+    **Raises** ValueError for arguments and data that do not fit, saying what would; FileNotFoundError for data that are
+    not there; FloatingPointError when loss or gradient stop being finite, with the step, the last good checkpoint and
+    what to try; OSError when there is no space for a checkpoint.
     """
-    images, labels = jnp.asarray(data.images), jnp.asarray(data.labels)
-    weights, assemble = _coordinates(model, data.images)
-
-    def rate(peak: float) -> optax.Schedule:
-        return optax.warmup_cosine_decay_schedule(0, peak, min(300, steps // 5), steps, 0.003 * peak)
-
-    optimizer = optax.partition(
-        {"muon": optax.contrib.muon(rate(1.0), ns_steps=4), "adam": optax.adam(rate(0.1), b2=0.99)},
-        {name: "muon" if name == "across" else "adam" for name in weights},
+    source = read(data, shape=model.config.shape, skip_bad=skip_bad)
+    if optimizer is None:
+        optimizer, learning_rate = model.optimizer, model.learning_rate if learning_rate is None else learning_rate
+    recipe = Recipe(
+        task=task,
+        steps=steps,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        warmup=min(300, steps // 10) if warmup is None else warmup,
+        weight_decay=weight_decay,
+        clip=clip,
+        accumulate=accumulate,
+        ema=ema,
+        precision=precision,
+        trainable=trainable,
+        augment=tuple(augment),
+        validation=0 if overfit_one_batch else validation,
+        every=max(1, steps // 10) if every is None else every,
+        seed=seed,
+        overfit_one_batch=overfit_one_batch,
     )
+    with Display(recipe.steps, quiet or not leads()) as display:
+        for note in source.notes:
+            display.say(note)
+        if "classify" in names_of(task):
+            model = _with_classes_of(source, model, seed, display)
+        placement = Placement.over_all_devices(recipe.batch_size, shard_params)
 
-    def loss(weights, key, batch_images, batch_labels, pool: Pool):
-        model = assemble(weights)
-        seen = jax.vmap(lambda key, image: augment(key, image, 1.0, flip))(jr.split(key, BATCH), batch_images)
-        scores = jax.vmap(model.classify)(seen) * jnp.exp(weights["log_temperature"])
-        classify = optax.softmax_cross_entropy_with_integer_labels(scores, batch_labels).mean()
-        xs, reconstruct, label = jax.vmap(lambda *slot: _continue(model, Pool(*slot)))(*pool)
-        losses = {"classify": classify, "reconstruct": reconstruct.mean(), "label": label.mean()}
-        return classify + 20 * losses["reconstruct"] + 0.4 * losses["label"], (pool._replace(xs=xs), losses)
+        def open_run(identity: dict[str, Any], state: State) -> Run | None:
+            if workdir is None:
+                return None
+            return Run(Path(workdir), identity, state, resume=resume, overwrite=overwrite, log=log)
 
-    @jax.jit
-    def step(weights, average, state, pool, key, done):
-        key_batch, key_loss, key_fresh, key_replace = jr.split(key, 4)
-        batch = jr.randint(key_batch, (BATCH,), 0, len(images))
-        gradient, (pool, losses) = jax.grad(loss, has_aux=True)(weights, key_loss, images[batch], labels[batch], pool)
-        updates, state = optimizer.update(gradient, state, weights)
-        weights = optax.apply_updates(weights, updates)
-        average = optax.incremental_update(weights, average, jnp.maximum(0.001, 9 / (done + 10)))
-        model = assemble(weights)
-        fresh = _start(model, key_fresh, images[batch[:POOL]], labels[batch[:POOL]], flip)
-        return weights, average, state, _replace_some(key_replace, pool, fresh), losses
-
-    key_first, key_pool, key_steps = jr.split(jr.key(seed), 3)
-    first = jr.randint(key_first, (POOL,), 0, len(images))
-    pool = _start(model, key_pool, images[first], labels[first], flip)
-    average, state = weights, optimizer.init(weights)
-    since: list[dict[str, Array]] = []
-    began = time.monotonic()
-    for done in range(1, steps + 1):
-        weights, average, state, pool, losses = step(weights, average, state, pool, jr.fold_in(key_steps, done), done)
-        since.append(losses)
-        if done % report_every == 0 or done == steps:
-            means = {name: float(np.mean([losses[name] for losses in since])) for name in losses}
-            report(done, means | {"seconds": time.monotonic() - began})
-            since = []
-    return assemble(average)
+        return _fit(model, source, recipe, placement, display, open_run)
 
 
-def _coordinates(model: Any, images: np.ndarray) -> tuple[dict[str, Array], Callable[[dict[str, Array]], Any]]:
-    """The weights to learn, and the model that they make.
+def train(architecture: type[ZooModel], data: Any, *, config: dict[str, Any] | None = None, **options: Any) -> Any:
+    """A model of random weights trained on `data`, with the options of `finetune`.
 
-    A memory is cut in two: its part along the mean image, which all images share, and the part across. Learned with one
-    rate the first holds up the second (2.5 % instead of 1.5 % test error after as many steps).
+    `config` has fields of the architecture's config; `shape` and `classes` are the data's unless it says otherwise.
+    The weights are drawn by `seed`. **Raises** as `finetune`.
     """
-    mean = 2 * images.mean(axis=0).ravel() - 1
-    mean = jnp.asarray(mean / np.linalg.norm(mean))
-    across, labels = model.ham.synapses["memory"].xi
-    weights = {
-        "across": across,
-        "along": across @ mean / 5,
-        "labels": labels,
-        "log_temperature": jnp.zeros(()),
+    given = dict(config or {})
+    source = read(data, shape=given.get("shape"), skip_bad=options.get("skip_bad", False))
+    fields = {"shape": source.images.images.shape[1:], "classes": source.classes} | given
+    model = architecture(make_config(architecture, fields, "config"), key=jr.key(options.get("seed", 0)))
+    return finetune(model, source, **options)
+
+
+def _fit(
+    model: Any,
+    source: Source,
+    recipe: Recipe,
+    placement: Placement,
+    display: Display,
+    open_run: Callable[[dict[str, Any], State], Run | None],
+) -> Any:
+    learned, held_out = _parted(source.images, recipe)
+    weights, frozen = recipe.part(model)
+    measure = make_measure(loss_of(recipe.task, model), recipe)
+    state = first_state(weights, recipe, measure, frozen, learned.take(np.zeros(recipe.batch_size, int)))
+    run = open_run(_identity(model, learned, recipe), state)
+    state, frozen = placement.place(state), placement.place(frozen)
+    loader = batches(learned, recipe.batch_size, None if recipe.overfit_one_batch else recipe.seed, placement)
+    if run:
+        state = run.restore(state, loader)
+    done = int(state.step)
+    if done:
+        display.say(f"going on after step {done} of {recipe.steps}")
+    step = jax.jit(make_step(measure, recipe), donate_argnums=0, out_shardings=jax.tree.map(placement.of, state))
+    measure = jax.jit(measure)
+    clock = Clock()
+    with _stop_signals(run is not None) as stopping:
+        while done < recipe.steps:
+            with clock.waiting():
+                batch = placement.gather_batch(next(loader))
+            state = step(state, frozen, batch)
+            done += 1
+            display.step(done)
+            validating = done % recipe.every == 0 or done == recipe.steps
+            reporting = validating or done % max(1, recipe.every // 5) == 0
+            # Several processes stop after the same step: they ask one another, though not after every one.
+            stop = stopping() if jax.process_count() == 1 else reporting and in_any_process(stopping())
+            if reporting:
+                averages, state = _averages(state, placement)
+                if failed := int(state.failed):
+                    raise FloatingPointError(_what_to_try(failed, recipe, run))
+                line = {"step": done, **averages, **clock.lap(recipe.batch_size)}
+                if validating and held_out:
+                    line |= _validated(measure, state.result, frozen, held_out, recipe, placement)
+                display.report(line)
+                if run:
+                    run.report(line)
+            if run and validating:
+                current = eqx.combine(to_host(state.result), to_host(frozen))
+                run.show(current, line, held_out or learned, source.names)
+            if run and (validating or stop):
+                run.keep(done, state, loader)
+            if stop and done < recipe.steps:
+                raise KeyboardInterrupt(
+                    f"stopped after step {done} of {recipe.steps}; the same call goes on from there"
+                )
+            if reporting:
+                clock.start()
+    trained = jax.tree.map(jnp.asarray, eqx.combine(to_host(state.result), to_host(frozen)))
+    if run:
+        run.save("model", trained)
+    return trained
+
+
+def _parted(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
+    """What is learned and what is held out."""
+    if "classify" not in names_of(recipe.task) and not callable(recipe.task):
+        images = images._replace(labels=None)
+    if recipe.overfit_one_batch:
+        return images.take(slice(recipe.batch_size)), None
+    return split_off(images, recipe.validation, recipe.seed) if recipe.validation else (images, None)
+
+
+def _with_classes_of(source: Source, model: Any, seed: int, display: Display) -> Any:
+    """The model with a head for the data's classes. **Raises** ValueError when there are not two of them."""
+    labels = source.images.labels
+    if labels is None:
+        raise ValueError("the data have no labels to classify by; a folder of images has one folder a class")
+    if len(np.unique(labels)) < 2:
+        raise ValueError(
+            f"all images are of one class ({(*source.names, labels[0])[0]}); to classify takes two or more"
+        )
+    if source.classes == model.config.classes:
+        return model
+    display.say(f"the head is replaced: it was for {model.config.classes} classes, the data have {source.classes}")
+    return model.with_head(classes=source.classes, key=jr.key(seed))
+
+
+def _identity(model: ZooModel, learned: Images, recipe: Recipe) -> dict[str, Any]:
+    """What tells a run from every other, as JSON values."""
+    arrays = [*named_leaves(model).values(), *(part for part in learned if part is not None)]
+    sums = [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]
+    shape = list(learned.images.shape)
+    return {
+        "model_type": model.model_type,
+        "images": shape,
+        "checksum": zlib.crc32(repr(sums).encode()),
+        **recipe.settings(),
     }
 
-    def assemble(weights):
-        across = weights["across"]
-        pixels = across + jnp.outer(5 * weights["along"] - across @ mean, mean)
-        return eqx.tree_at(lambda model: model.ham.synapses["memory"].xi, model, (pixels, weights["labels"]))
 
-    return weights, assemble
-
-
-def _start(model: Any, key: PRNGKeyArray, images: Array, labels: Array, flip: bool) -> Pool:
-    def one(key, image):
-        key_augment, key_damage = jr.split(key)
-        image = augment(key_augment, image, 0.3, flip)
-        start, known = damage(key_damage, image)
-        return model.encode(start), known, image
-
-    xs, known, targets = jax.vmap(one)(jr.split(key, len(images)), images)
-    return Pool(xs, known, targets, labels)
+def _averages(state: State, placement: Placement) -> tuple[dict[str, float], State]:
+    """The metrics' averages since the last report, and the state with their sums at 0."""
+    sums = {name: float(value) for name, value in state.sums.items()}
+    count = sums.pop("count") or 1.0
+    cleared = placement.place({name: np.zeros((), np.float32) for name in state.sums})
+    return {name: value / count for name, value in sums.items()}, state._replace(sums=cleared)
 
 
-def _continue(model: Any, slot: Pool) -> tuple[dict[str, Array], Float[Array, ""], Float[Array, ""]]:
-    """Some more steps of one relaxation: the states it comes to, and how far the free pixels and the label are off.
-
-    For the label that is L(x) − s·x with its spins s, the Fenchel-Young loss of its Lagrangian up to a constant
-    (Blondel, Martins & Niculae, 2020); it pulls as hard on a neuron that is saturated at the wrong end.
-    """
-    clamp = {"pixels": slot.known.ravel()}
-    end = hamux.descend(model.ham, slot.xs, steps=RELAX_STEPS, dt=1.0, clamp=clamp, trajectory=True)
-    path: Any = jax.tree.map(lambda states: states[1:], end.trajectory)
-    shown = jax.vmap(model.decode)(path)
-    spins = 2 * jax.nn.one_hot(slot.labels, model.config.classes) - 1
-    own = jax.vmap(model.ham.neurons["label"].lagrangian)(path["label"])
-    later_counts_more = jnp.arange(1.0, RELAX_STEPS + 1) / (RELAX_STEPS * (RELAX_STEPS + 1) / 2)
-    errors = jnp.mean((shown - slot.images[None]) ** 2, axis=(1, 2, 3), where=~slot.known[None])
-    surprise = own - path["label"] @ spins
-    weight = jnp.where(jnp.any(slot.known), 1.0, 1.5) * later_counts_more
-    return end.xs, jnp.sum(weight * errors), jnp.sum(weight * surprise)
+def _validated(
+    measure: Any, weights: Any, frozen: Any, held_out: Images, recipe: Recipe, placement: Placement
+) -> dict[str, float]:
+    """Loss and metrics on all images held out, each damaged in the same way every time."""
+    totals: dict[str, float] = {}
+    count = len(held_out.images)
+    for start in range(0, count, recipe.batch_size):
+        batch = held_out.take(slice(start, start + recipe.batch_size))
+        size = len(batch.images)
+        whole = size == recipe.batch_size
+        placed = placement.gather_batch(batch.take(placement.share(size))) if whole else placement.copy(batch)
+        metrics = measure(weights, frozen, placed, jr.fold_in(jr.key(recipe.seed), start))
+        for name, value in metrics.items():
+            totals[f"validation_{name}"] = totals.get(f"validation_{name}", 0.0) + float(value) * size / count
+    return totals
 
 
-def _replace_some(key: PRNGKeyArray, pool: Pool, fresh: Pool) -> Pool:
-    """Half of the slots start afresh every other step, the others every 25 steps, on average."""
-    chance = jnp.where(jnp.arange(POOL) % 2 == 0, 0.5, 0.04)
-    again = jr.uniform(key, (POOL,)) < chance
-    return jax.tree.map(lambda new, old: jnp.where(again.reshape(-1, *[1] * (new.ndim - 1)), new, old), fresh, pool)
+def _what_to_try(step: int, recipe: Recipe, run: Run | None) -> str:
+    good = f"the last good checkpoint is that of step {run.last_kept}" if run and run.last_kept else "no checkpoint yet"
+    advice = [] if recipe.rate is None else [f"a learning rate below {recipe.rate:g}"]
+    advice += [] if recipe.clip else ["clip=1.0"]
+    advice += [f"more than {recipe.warmup} steps of warm-up"]
+    advice += ["precision float32"] if recipe.precision == "bf16" else []
+    return f"step {step}: the loss or its gradient is not finite ({good}); try {', '.join(advice)}"
 
 
-def damage(key: PRNGKeyArray, image: Float[Array, "height width channels"]):
-    """An image to start from and the mask of its known pixels: half of the time noisy and nowhere known, else with a
-    half or a rectangle missing; the lower half most often."""
-    key_kind, key_noise, key_level, key_which, key_place, key_side = jr.split(key, 6)
-    height, width, _ = image.shape
-    rows, columns = jnp.mgrid[:height, :width]
-    level = jr.uniform(key_level, maxval=0.5)
-    noisy = jnp.where(
-        jr.bernoulli(key_which), salt_and_pepper(key_noise, image, level), gaussian_noise(key_noise, image, level)
-    )
-    middle, extent = jr.uniform(key_place, (2, 2))
-    middle, extent = middle[:, None, None], extent[:, None, None]
-    inside = jnp.abs(jnp.stack([rows / height, columns / width]) - middle) < 0.2 + 0.2 * extent
-    halves = jnp.stack([rows < height // 2, rows >= height // 2, columns < width // 2, columns >= width // 2])
-    half = halves[jr.choice(key_side, 4, p=jnp.array([0.6, 0.13, 0.14, 0.13]))]
-    kind = jr.uniform(key_kind)
-    known = jnp.where(kind < 0.125, ~inside.all(axis=0), half)[..., None] & (kind < 0.5)
-    known = jnp.broadcast_to(known, image.shape)
-    return jnp.where(kind < 0.5, jnp.where(known, image, 0.5), noisy), known
+@contextlib.contextmanager
+def _stop_signals(enabled: bool) -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM has come; a second one acts as it usually does."""
+    came = threading.Event()
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    usual: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
+    def note(number: int, frame: Any) -> None:
+        came.set()
+        signal.signal(number, usual[number])
 
-def augment(key: PRNGKeyArray, image: Float[Array, "height width channels"], strength: float, flip: bool):
-    """The image turned by up to 10°, stretched by up to 10 %, moved by up to 1.5 pixels and bent by about 0.8, times
-    `strength`; mirrored half of the time with `flip`."""
-    key_turn, key_stretch, key_move, key_bend, key_flip = jr.split(key, 5)
-    height, width, _ = image.shape
-    centre = jnp.array([height - 1, width - 1]) / 2
-    grid = jnp.mgrid[:height, :width].astype(centre.dtype) - centre[:, None, None]
-    angle = strength * jnp.deg2rad(jr.uniform(key_turn, minval=-10, maxval=10))
-    stretch = 1 + strength * jr.uniform(key_stretch, (2, 1), minval=-0.1, maxval=0.1)
-    turn = stretch * jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
-    move = centre + strength * jr.uniform(key_move, (2,), minval=-1.5, maxval=1.5)
-    bend = 0.8 * strength * jax.image.resize(jr.normal(key_bend, (2, 6, 6)), (2, height, width), "cubic")
-    where = jnp.einsum("ij,jhw->ihw", turn, grid) + move[:, None, None] + bend
-    image = jnp.where(flip & jr.bernoulli(key_flip), image[:, ::-1], image)
-    return jax.vmap(lambda channel: map_coordinates(channel, where, order=1), in_axes=-1, out_axes=-1)(image)
+    for number in usual:
+        signal.signal(number, note)
+    try:
+        yield came.is_set
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

@@ -1,7 +1,10 @@
 """The command line, `hamux-zoo`. Each command imports what it needs when it runs, so that the others start at once."""
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,59 +52,127 @@ def info(name: Name) -> None:
 
 
 @app.command()
-def evaluate(name: Name, data: Data) -> None:
-    """Measure the numbers of a model's card on a data set's train and test splits."""
+def evaluate(
+    name: Name,
+    data: Data,
+    split: Annotated[str, typer.Option(help="The one to measure on.")] = "test",
+    skip_bad: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False,
+) -> None:
+    """Measure the numbers of a model's card on a data set."""
     with _errors_as_messages():
-        from ._data import load_images
+        from ._data import read, splits
         from ._evaluation import evaluate
         from ._registry import from_pretrained
 
-        measured = evaluate(from_pretrained(name), load_images(data, "train"), load_images(data, "test"))
-        console.print(_as_table(measured))
+        model = from_pretrained(name)
+        others = [other for other in splits(data) if other == "train" != split]
+        test, *train = (read(data, each, shape=model.config.shape, skip_bad=skip_bad) for each in (split, *others))
+        for note in test.notes:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(_as_table(evaluate(model, test.images, *(source.images for source in train))))
+
+
+@dataclasses.dataclass
+class _TrainingOptions:
+    """What `train` and `finetune` are told; but for the last four the arguments of `hamux_zoo.finetune`."""
+
+    data: Data
+    out: Annotated[Path, typer.Option(help="The run's folder; the model goes to OUT/model.")]
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="classify, reconstruct or denoise; several, each as NAME or NAME=WEIGHT.", show_default="classify"
+        ),
+    ] = None
+    steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 500
+    batch_size: Annotated[int, typer.Option(help="Images a step, on all devices together.")] = 64
+    optimizer: Annotated[str | None, typer.Option(help="adamw, muon or sgd.", show_default="the model's")] = None
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest.", show_default="the model's")] = None
+    warmup: Annotated[int | None, typer.Option(help="Steps until then.", show_default="a tenth, at most 300")] = None
+    weight_decay: Annotated[float, typer.Option(help="Decoupled decay of the weights.")] = 0.0
+    clip: Annotated[float | None, typer.Option(help="The limit on the gradient's norm.")] = None
+    accumulate: Annotated[int, typer.Option(help="The pieces in which a batch is computed.")] = 1
+    ema: Annotated[float | None, typer.Option(help="The decay of an average of the weights, which is kept.")] = None
+    precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32"
+    trainable: Annotated[str, typer.Option(help="all, head, or the beginning of parameters' names.")] = "all"
+    augment: Annotated[list[str] | None, typer.Option(help="crop, flip, colour or warp; several, in order.")] = None
+    validation: Annotated[float, typer.Option(help="The share of the images held out.")] = 0.1
+    every: Annotated[
+        int | None, typer.Option(help="Steps between validations and checkpoints.", show_default="a tenth")
+    ] = None
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0
+    overfit_one_batch: Annotated[bool, typer.Option(help="Train on the first batch alone: can it learn?")] = False
+    overwrite: Annotated[bool, typer.Option(help="Empty the folder of the run it holds, and begin anew.")] = False
+    skip_bad: Annotated[bool, typer.Option(help="Leave out images that cannot be read.")] = False
+    shard_params: Annotated[bool, typer.Option(help="Cut large parameters over the devices.")] = False
+    log: Annotated[str | None, typer.Option(help="Report to trackio or tensorboard as well.")] = None
+    distributed: Annotated[bool, typer.Option(help="One process of several, started by SLURM or Kubernetes.")] = False
+    coordinator: Annotated[str | None, typer.Option(help="HOST:PORT of the first of several processes.")] = None
+    num_processes: Annotated[int | None, typer.Option(help="How many there are.")] = None
+    process_id: Annotated[int | None, typer.Option(help="Which one this is, from 0.")] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Of `hamux_zoo.finetune`."""
+        given = dataclasses.asdict(self)
+        for name in ("distributed", "coordinator", "num_processes", "process_id"):
+            del given[name]
+        return given | {
+            "task": _tasks(self.task or ["classify"]),
+            "augment": self.augment or (),
+            "workdir": given.pop("out"),
+        }
+
+    def join(self) -> None:
+        """The other processes, if there are any."""
+        if self.distributed or self.coordinator:
+            from ._devices import join_processes
+
+            join_processes(self.coordinator, self.num_processes, self.process_id)
+
+
+def _takes_training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose `**options` typer fills with the fields of `_TrainingOptions`."""
+    own = [p for p in inspect.signature(command).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    parameters = [*own, *inspect.signature(_TrainingOptions).parameters.values()]
+    command.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])  # type: ignore
+    return command
 
 
 @app.command()
+@_takes_training_options
+def finetune(name: Name, **options: Any) -> None:
+    """Train a pretrained model further on your own data. The same command goes on where a run was stopped."""
+    with _errors_as_messages():
+        given = _TrainingOptions(**options)
+        given.join()
+        from ._registry import from_pretrained
+        from ._training import finetune
+
+        finetune(from_pretrained(name), **given.arguments())
+        console.print(f"saved: {given.out / 'model'}", soft_wrap=True)
+
+
+@app.command()
+@_takes_training_options
 def train(
     architecture: Annotated[str, typer.Argument(help="The model_type of an architecture.")],
-    data: Data,
-    out: Annotated[Path, typer.Option(help="The folder that the model goes to, as OUT/model.")],
-    steps: Annotated[int, typer.Option(help="Training steps, of 500 images each.", min=20)] = 4000,
-    seed: Annotated[int, typer.Option(help="Of the first weights, the batches and the damage.")] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A field of the config, NAME=VALUE with a JSON value; repeatable.")
     ] = None,
-    validation: Annotated[int, typer.Option(help="Training images held out, to choose by.", min=0)] = 0,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = False,
+    **options: Any,
 ) -> None:
-    """Train a model from random weights; measure it on the images held out, if any."""
+    """Train a model from random weights. The same command goes on where a run was stopped."""
     with _errors_as_messages():
-        import jax.random as jr
-
-        from ._data import load_images, split
-        from ._evaluation import evaluate
-        from ._model import parse_settings
+        given = _TrainingOptions(**options)
+        given.join()
         from ._registry import model_classes
         from ._training import train
 
         classes = model_classes()
         if architecture not in classes:
             raise ValueError(f'unknown architecture "{architecture}"; there are {sorted(classes)}')
-        images = load_images(data, "train")
-        fields = {"shape": images.images.shape[1:], "classes": int(images.labels.max()) + 1}
-        config = parse_settings(classes[architecture], fields, settings or [])
-        learned, held_out = split(images, validation, seed)
-        model = classes[architecture](config, key=jr.key(seed))
-
-        def report(done: int, values: dict[str, float]) -> None:
-            console.print(
-                f"step {done} of {steps}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            )
-
-        model = train(model, learned, steps=steps, seed=seed, flip=flip, report=report)
-        model.save_pretrained(out / "model")
-        console.print(f"saved: {out / 'model'}", soft_wrap=True)
-        if validation:
-            console.print(_as_table(evaluate(model, learned, held_out)))
+        train(classes[architecture], config=_settings(settings or []), **given.arguments())
+        console.print(f"saved: {given.out / 'model'}", soft_wrap=True)
 
 
 @app.command()
@@ -141,7 +212,7 @@ def demo(
                 f"{((cues - images) ** 2).mean():.4f}",
                 f"{((result.x - images) ** 2).mean():.4f}",
                 f"{100 * (classify(model, result.x) == labels).mean():.1f} %",
-                f"{sorted(result.steps)[len(labels) // 2]}",
+                f"{sorted(result.steps)[len(images) // 2]}",
                 f"{result.energies[:, 0].mean():.1f}",
                 f"{result.energies[:, -1].mean():.1f}",
             )
@@ -158,6 +229,33 @@ def demo(
         console.print(f"Drawn: {path}", soft_wrap=True)
 
 
+def _tasks(names: list[str]) -> str | dict[str, float]:
+    """One task's name, or the weights of several. **Raises** ValueError for a weight that is no number."""
+    if len(names) == 1 and "=" not in names[0]:
+        return names[0]
+    weights = {}
+    for name, equals, weight in (text.partition("=") for text in names):
+        try:
+            weights[name] = float(weight) if equals else 1.0
+        except ValueError:
+            raise ValueError(f'task "{name}" has the weight "{weight}"; expected NAME or NAME=NUMBER') from None
+    return weights
+
+
+def _settings(texts: list[str]) -> dict[str, Any]:
+    """From "NAME=VALUE" with a JSON value, or plain text. **Raises** ValueError naming what is of another form."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f'setting "{text}" is not of the form NAME=VALUE')
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
 def _as_table(measured: dict[str, float]) -> Table:
     table = Table("measure", "value")
     for measure, value in measured.items():
@@ -170,6 +268,9 @@ def _errors_as_messages() -> Iterator[None]:
     """A wrong argument or file ends the command with its message, not with a traceback."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
+    except KeyboardInterrupt as stop:
+        Console(stderr=True).print(str(stop) or "stopped", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -155,6 +155,42 @@ def retrieval_gif(
     # The last frame stays for a second.
     frames = [*range(len(trajectory)), *[len(trajectory) - 1] * frames_per_second]
     FuncAnimation(figure, show, frames).save(os.fspath(file), PillowWriter(fps=frames_per_second))
+    plt.close(figure)
+
+
+def training_curves(lines: Sequence[Mapping[str, float]]) -> Axes:
+    """The loss and every metric of a training's log against the step, as trained and as validated; the first axes."""
+    metrics = [name for name in lines[-1] if f"validation_{name}" in lines[-1]] or ["loss"]
+    _, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics), 2.8), layout="constrained", squeeze=False)
+    for ax, metric in zip(axes[0], metrics, strict=True):
+        for name, label, colour in (
+            (metric, "training", COLOURS[0]),
+            (f"validation_{metric}", "validation", COLOURS[1]),
+        ):
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            if points:
+                ax.plot(*zip(*points, strict=True), color=colour, marker=".", label=label)
+        ax.set(xlabel="step", ylabel=metric.replace("_", " "))
+        _finish(ax)
+    return axes[0, 0]
+
+
+def image_rows(rows: Mapping[str, Float[np.ndarray, "count height width channels"]], titles: Sequence[str]) -> Axes:
+    """Rows of images, one under the other, with the name of each row and the title of each column; the first axes."""
+    _, axes = plt.subplots(
+        len(rows), len(titles), figsize=(1.3 * len(titles), 1.4 * len(rows)), layout="constrained", squeeze=False
+    )
+    for i, (label, images) in enumerate(rows.items()):
+        for ax, image, title in zip(axes[i], images, titles, strict=True):
+            show_image(image, ax, title if i == 0 else "")
+        axes[i, 0].set_ylabel(label, fontsize=7)
+    return axes[0, 0]
+
+
+def save(ax: Axes, file: str | os.PathLike[str]) -> None:
+    """Write the figure of these axes to a file, and close it."""
+    figure: Any = ax.figure
+    figure.savefig(file, dpi=120)
     plt.close(figure)
 
 

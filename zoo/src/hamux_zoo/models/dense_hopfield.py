@@ -1,6 +1,7 @@
 """Dense associative memory: patterns, and their labels, as the minima of one energy."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -102,6 +103,8 @@ class DenseHopfield(ZooModel):
     """
 
     model_type: ClassVar[str] = "dense-hopfield"
+    optimizer: ClassVar[str] = "muon"
+    learning_rate: ClassVar[float] = 1.0
     config: DenseHopfieldConfig = eqx.field(static=True)
     ham: hamux.HAM
 
@@ -186,8 +189,8 @@ class DenseHopfield(ZooModel):
         `hamux.descend`, through which gradients flow. **Raises** ValueError when `x` or `mask` do not fit, or hold NaN,
         and for `steps` with the epanechnikov energy, whose slope has no bound: no step of a fixed size goes down there.
         """
-        if steps is not None and self.config.energy == "epanechnikov":
-            raise ValueError("the epanechnikov energy has no step size that always goes down; leave `steps` out")
+        if steps is not None:
+            self._check_fixed_steps()
         clamp = None
         start = x
         if mask is not None:
@@ -212,7 +215,9 @@ class DenseHopfield(ZooModel):
         return RetrievedPattern(shown(end.xs), end.energies, end.steps, end.residual, end.converged, path)
 
     def classify(self, x: Float[Array, "..."]) -> Float[Array, " classes"]:
-        """Minus the synapse's energy of `x` together with each label; the largest is the class.
+        """−β times the synapse's energy of `x` together with each label; the largest is the class.
+
+        They are the logits of the labels in a Boltzmann distribution of this energy at the temperature 1/β.
 
         The label neurons of a class are one +1 among −1. Krotov & Hopfield, 2016, §4, eq. 9 with the tanh, which keeps
         the order, left off. **Raises** ValueError for a model without label neurons.
@@ -221,7 +226,41 @@ class DenseHopfield(ZooModel):
             raise ValueError("this memory has no label neurons; make it with classes, or store patterns with labels")
         pixels = self.ham.activations(self.encode(x))["pixels"]
         labels = _one_hot_spins(jnp.arange(self.config.classes), self.config.classes).astype(pixels.dtype)
-        return -jax.vmap(lambda label: self._synapse(pixels, label))(labels)
+        energies = jax.vmap(lambda label: self._synapse(pixels, label))(labels)
+        return -self.beta.astype(energies.dtype) * energies
+
+    def rehearse(
+        self, x: Float[Array, "..."], known: Bool[Array, "..."] | None, *, key: PRNGKeyArray
+    ) -> tuple[Float[Array, "3 ..."], Float[Array, "3 classes"] | None]:
+        """What three steps of a recall from `x` show, half of the time after ten more without a gradient.
+
+        So the way down and what lies near its end are both learned, at the cost of neither. The scores of the labels
+        are the logits 2βx of their neurons, whose activations are tanh(βx). See `ZooModel`.
+        """
+        clamp = None if known is None else {"pixels": jnp.ravel(known)}
+        step = functools.partial(hamux.descend, self.ham, dt=1.0, clamp=clamp)
+        xs = self.encode(x)
+        later = jr.bernoulli(key)
+        xs = jax.lax.cond(later, lambda xs: jax.lax.stop_gradient(step(xs, steps=10).xs), lambda xs: xs, xs)
+        path = jax.tree.map(lambda states: states[1:], step(xs, steps=3, trajectory=True).trajectory)
+        scores = 2 * self.beta * path["label"] if self.config.classes else None
+        return jax.vmap(self.decode)(path), scores
+
+    def _check_fixed_steps(self) -> None:
+        if self.config.energy == "epanechnikov":
+            raise ValueError("the epanechnikov energy has no step size that always goes down; leave `steps` out")
+
+    def head(self) -> Any:
+        """The labels of the memories."""
+        if not self.config.classes:
+            raise ValueError("this memory has no label neurons")
+        return self._synapse.xi[1]
+
+    def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
+        """The same memories of pixels, with random labels of so many classes."""
+        config = dataclasses.replace(self.config, classes=classes)
+        labels = jr.normal(key, (config.memories, classes), self._synapse.xi[0].dtype)
+        return self._made_of(config, (self._synapse.xi[0], labels))
 
     def store(self, patterns: Float[Array, "memories ..."], labels: Int[Array, " memories"] | None = None) -> Self:
         """A new model of the same energy and β whose memories are `patterns`, in place of those it had.
@@ -246,9 +285,12 @@ class DenseHopfield(ZooModel):
             classes = max(self.config.classes, int(each.max()) + 1)
             xi.append(_one_hot_spins(jnp.asarray(each), classes))
         config = dataclasses.replace(self.config, memories=len(patterns), classes=classes)
-        # Made without drawing memories that would be replaced; what is left to fill in then is β.
-        model = eqx.filter_eval_shape(DenseHopfield, config, key=jr.key(0))
-        model = eqx.tree_at(lambda model: model.ham.synapses["memory"].xi, model, tuple(xi))
+        return self._made_of(config, tuple(xi))
+
+    def _made_of(self, config: DenseHopfieldConfig, xi: tuple[Array, ...]) -> Self:
+        """A model of these memories and this one's β, without drawing memories that would be replaced."""
+        model = eqx.filter_eval_shape(type(self), config, key=jr.key(0))
+        model = eqx.tree_at(lambda model: model.ham.synapses["memory"].xi, model, xi)
         return jax.tree.map(lambda leaf: self.beta if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, model)
 
 
@@ -258,13 +300,14 @@ _activations = jax.jit(Neurons.activations)
 
 @jax.jit
 def _encode(model: DenseHopfield, x: Float[Array, "..."]) -> dict[str, Float[Array, " dim"]]:
-    """In the dtype of the memories; a saturated tanh neuron shows 0.9999 of ±1."""
+    """In the dtype of the memories; a saturated tanh neuron shows 0.9999 of ±1, which half precision rounds to 1."""
     dtype = model._synapse.xi[0].dtype
-    spins = 2 * jnp.ravel(x).astype(dtype) - 1
+    wide = dtype if dtype.itemsize >= 4 else jnp.float32
+    spins = 2 * jnp.ravel(x).astype(wide) - 1
     if model.config.energy in ("polynomial", "exponential"):
-        spins = jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / model.beta.astype(dtype)
+        spins = jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / model.beta.astype(wide)
     rest = {name: state.astype(dtype) for name, state in model.ham.init_states().items()}
-    return rest | {"pixels": spins}
+    return rest | {"pixels": spins.astype(dtype)}
 
 
 class _Polynomial(eqx.Module):

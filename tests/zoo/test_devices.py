@@ -1,0 +1,131 @@
+"""Several devices and several processes give what one gives, in the same order of the data."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from hamux_zoo._log import Log
+
+SCRIPT = """
+import sys
+import jax, jax.numpy as jnp, jax.random as jr, numpy as np
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_samples
+from hamux_zoo._devices import join_processes
+from hamux_zoo import _devices
+
+workdir, steps, precision, shard, delay, *processes = sys.argv[1:]
+if processes:
+    join_processes(*[part if ":" in part else int(part) for part in processes])
+if shard == "shard":
+    _devices.SHARD_ABOVE = 1000
+
+def task(model, batch, *, key):
+    if float(delay):
+        jax.debug.callback(lambda: __import__("time").sleep(float(delay)))
+    noise = jr.normal(key, batch.images.shape)
+    scores = jax.vmap(model.classify)(jnp.clip(batch.images + 0.1 * noise, 0, 1))
+    error = -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(scores), batch.labels[:, None], axis=1))
+    # An order of the data shows in what they sum to, place by place.
+    return error, {"order": jnp.mean(jnp.arange(len(batch.labels)) * jnp.mean(batch.images, axis=(1, 2, 3)))}
+
+model = DenseHopfield(DenseHopfieldConfig(memories=16, classes=10, energy="polynomial", beta=2.0), key=jr.key(1))
+finetune(model, load_samples("mnist"), task=task, steps=int(steps), every=5, batch_size=16, optimizer="adamw",
+         learning_rate=0.01, ema=0.9, augment=["flip", "crop"], accumulate=2, workdir=workdir,
+         shard_params=shard == "shard", quiet=True)
+print("done", jax.device_count(), jax.process_count())
+"""
+
+
+def start(workdir, steps, *processes, devices=1, shard="whole", delay=0.0):
+    flags = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-c", SCRIPT, workdir, steps, "float32", shard, delay, *processes]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(part) for part in command], env=flags, **pipes)
+
+
+def finish(process):
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return printed
+
+
+def free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def pair(workdir, steps, **options):
+    """Two processes that join over loopback."""
+    address = f"127.0.0.1:{free_port()}"
+    return [start(workdir, steps, address, 2, index, **options) for index in range(2)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    assert finish(start(folder / "run", 10)).endswith("done 1 1\n")
+    return folder / "run"
+
+
+def assert_same_run(folder, one):
+    lines, expected = Log(folder / "log.jsonl").lines(), Log(one / "log.jsonl").lines()
+    assert [line["step"] for line in lines] == [line["step"] for line in expected]
+    for line, other in zip(lines, expected, strict=True):
+        for name in {"loss", "order", "gradient_norm", "validation_loss"} & other.keys():
+            assert line[name] == pytest.approx(other[name], rel=1e-5), (name, line, other)
+    trained, weights = (load_file(run / "model/model.safetensors") for run in (folder, one))
+    for name in weights:
+        np.testing.assert_allclose(trained[name], weights[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shard", ["whole", "shard"])
+def test_eight_devices_give_what_one_gives(tmp_path, one, shard):
+    assert finish(start(tmp_path / "run", 10, devices=8, shard=shard)).endswith("done 8 1\n")
+    assert_same_run(tmp_path / "run", one)
+
+
+def test_two_processes_give_what_one_gives(tmp_path, one):
+    for process in pair(tmp_path / "run", 10, shard="shard"):
+        assert finish(process).endswith("done 2 2\n")
+    assert_same_run(tmp_path / "run", one)
+
+
+def test_a_run_goes_on_on_another_number_of_devices(tmp_path, one):
+    """Stopped after five of ten steps: on one device, on eight, on one again."""
+    process = start(tmp_path / "run", 10, devices=8, shard="shard", delay=0.2)
+    while process.poll() is None and not (tmp_path / "run/checkpoints/5").exists():
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "run/model").exists()
+    finish(start(tmp_path / "run", 10))
+    assert_same_run(tmp_path / "run", one)
+
+
+def test_when_a_process_dies_the_other_ends_and_the_run_goes_on(tmp_path, one):
+    first, second = pair(tmp_path / "run", 10, delay=0.3)
+    while second.poll() is None and not (tmp_path / "run/checkpoints/5").exists():
+        time.sleep(0.02)
+    second.kill()
+    died = time.monotonic()
+    first.communicate()
+    assert first.returncode != 0
+    assert time.monotonic() - died < 60
+    second.communicate()
+    for process in pair(tmp_path / "run", 10):
+        finish(process)
+    assert_same_run(tmp_path / "run", one)
+
+
+def test_more_devices_than_examples_are_refused(tmp_path):
+    process = start(tmp_path / "run", 10, devices=32)
+    _, errors = process.communicate()
+    assert "ValueError: a batch of 16 examples for 32 devices" in errors
+    assert "multiple of 32" in errors

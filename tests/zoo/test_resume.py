@@ -1,0 +1,131 @@
+"""A run that is stopped, killed or damaged goes on to the weights it would have had, bit for bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hamux_zoo._log import TIMINGS, Log
+
+# Its own loss, so that it compiles in a moment; with a head, an average, augmentation and validation.
+SCRIPT = """
+import sys
+import jax, jax.numpy as jnp, jax.random as jr
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_samples
+
+def pull(model, batch, *, key):
+    noise = jr.normal(key, model.memories.shape)
+    distance = jnp.square(batch.images[:, None] - (model.memories + 0.1 * noise)[None])
+    loss = jnp.mean(jnp.min(jnp.mean(distance, axis=(2, 3, 4)), axis=1))
+    return loss, {"brightness": jnp.mean(batch.images)}
+
+model = DenseHopfield(DenseHopfieldConfig(memories=8, classes=10, energy="polynomial", beta=2.0), key=jr.key(1))
+finetune(model, load_samples("mnist"), task=pull, steps=int(sys.argv[2]), every=int(sys.argv[3]), batch_size=16,
+         optimizer="adamw", learning_rate=0.01, ema=0.9, augment=["crop"], workdir=sys.argv[1], quiet=True)
+print("done")
+"""
+
+
+def start(folder: Path, steps: int, every: int, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, folder, str(steps), str(every)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([str(part) for part in command], env=os.environ | environment, **pipes)
+
+
+def finish(folder: Path, steps: int, every: int) -> None:
+    process = start(folder, steps, every)
+    printed, errors = process.communicate()
+    assert printed == "done\n", errors
+
+
+def made(folder: Path):
+    lines = [{k: v for k, v in line.items() if k not in TIMINGS} for line in Log(folder / "log.jsonl").lines()]
+    return [(folder / name / "model.safetensors").read_bytes() for name in ("model", "best")], lines
+
+
+def wait_for_a_line(folder: Path, process: subprocess.Popen, more_than: int) -> None:
+    while process.poll() is None and len(Log(folder / "log.jsonl").lines()) <= more_than:
+        time.sleep(0.02)
+
+
+def kill_again_and_again(folder: Path, times: int, steps: int, every: int) -> int:
+    """Kill a run at random moments, among them during its saves; how often there was still something to kill."""
+    random = np.random.default_rng(0)
+    killed = 0
+    for _ in range(times):
+        process = start(folder, steps, every)
+        wait_for_a_line(folder, process, len(Log(folder / "log.jsonl").lines()))
+        time.sleep(random.uniform(0, 1.0))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+    return killed
+
+
+def test_killed_three_times(tmp_path):
+    finish(tmp_path / "whole", 24, 2)
+    assert kill_again_and_again(tmp_path / "killed", 3, 24, 2) >= 2
+    finish(tmp_path / "killed", 24, 2)
+    assert made(tmp_path / "killed") == made(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(tmp_path):
+    finish(tmp_path / "whole", 200, 2)
+    assert kill_again_and_again(tmp_path / "killed", 20, 200, 2) == 20
+    finish(tmp_path / "killed", 200, 2)
+    assert made(tmp_path / "killed") == made(tmp_path / "whole")
+
+
+def test_stopped_by_ctrl_c_and_with_a_damaged_checkpoint(tmp_path):
+    finish(tmp_path / "whole", 40, 10)
+    folder = tmp_path / "stopped"
+    process = start(folder, 40, 10)
+    wait_for_a_line(folder, process, 0)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert "KeyboardInterrupt: stopped after step" in errors
+    assert "the same call goes on from there" in errors
+    kept = max(int(path.name) for path in (folder / "checkpoints").iterdir())
+    assert 0 < kept < 40
+    finish(folder, 40, 10)
+    assert made(folder) == made(tmp_path / "whole")
+    # The newest checkpoint has lost a byte, the one before it is good: the last steps are done again.
+    shutil.rmtree(folder / "model")
+    data = max(
+        (folder / "checkpoints/40/state").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0
+    )
+    data.write_bytes(data.read_bytes()[:-1])
+    finish(folder, 40, 10)
+    assert made(folder) == made(tmp_path / "whole")
+
+
+def test_a_line_cut_off_by_a_crash_is_forgotten(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": 1.0})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [line["step"] for line in log.lines()] == [1, 2, 3]
+    log.rewind(2)
+    assert (tmp_path / "log.jsonl").read_text() == "".join(
+        json.dumps({"step": step, "loss": 1.0}) + "\n" for step in (1, 2)
+    )
+
+
+def test_no_space_left_is_said_with_the_step_and_the_checkpoints_before_stay(tmp_path):
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n{SCRIPT}"
+    run = subprocess.run(
+        [sys.executable, "-c", limit, tmp_path / "run", "4", "2"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "the checkpoint of step 2 cannot be written" in run.stderr
+    assert not (tmp_path / "run/checkpoints/2").exists()

@@ -1,0 +1,110 @@
+"""The folder of a run: whose it is, its log, its checkpoints, what it made. One process writes, the first."""
+
+import errno
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ._checkpoints import Checkpoints
+from ._data import Images
+from ._devices import leads, wait_for_all
+from ._log import Log, tracker
+from ._model import ZooModel
+from ._steps import State
+from ._tasks import examples
+
+_WAY_OUT = "take another folder, or overwrite it (overwrite=True, --overwrite)"
+
+
+class Run:
+    """A run's folder, opened: `run.json`, `log.jsonl`, `checkpoints`, `best`, `model`, `curves.png`, `samples.png`."""
+
+    def __init__(
+        self, path: Path, identity: dict[str, Any], state: State, *, resume: bool, overwrite: bool, log: str | None
+    ):
+        """Make the folder this run's, or find that it is: `identity`, JSON values, tells it from every other.
+
+        `log` names a tracker that gets the numbers too.
+
+        **Raises** ValueError when it is another's, naming what differs; OSError when there is no room for checkpoints.
+        """
+        self.path = path
+        task = identity["task"]
+        self._tasks = [task] if isinstance(task, str) else list(task)
+        self._log = Log(path / "log.jsonl")
+        if leads():
+            self._claim(identity, resume, overwrite)
+            needed, free = 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(path).free
+            if free < needed:
+                raise OSError(
+                    errno.ENOSPC, f"checkpoints need {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free", path
+                )
+        self._track = tracker(log if leads() else None, path, identity)
+        wait_for_all("the run's folder")
+        self.best = math.inf
+        self.last_kept: int | None = None
+        self._checkpoints = Checkpoints(path / "checkpoints")
+
+    def restore(self, state: State, loader: Any) -> State:
+        """The state of the newest checkpoint, and the loader and the log set back to it; `state` if there is none."""
+        if found := self._checkpoints.restore(state):
+            self.last_kept, state, meta = found
+            self.best = meta["best"]
+            loader.set_state(meta["loader"])
+        if leads():
+            self._log.rewind(self.last_kept or 0)
+        return state
+
+    def keep(self, step: int, state: State, loader: Any) -> None:
+        """A checkpoint. **Raises** OSError when it cannot be written."""
+        self._checkpoints.save(step, state, {"best": self.best, "loader": loader.get_state()})
+        self.last_kept = step
+
+    def report(self, line: dict[str, float]) -> None:
+        """Add a line to the log."""
+        if leads():
+            self._log.append(line)
+            self._track(int(line["step"]), {name: value for name, value in line.items() if name != "step"})
+
+    def show(self, model: Any, line: dict[str, float], data: Images, names: tuple[str, ...]) -> None:
+        """Keep the model if its loss is the lowest so far, and draw the curves and some examples from `data`."""
+        loss = line.get("validation_loss", line["loss"])
+        if loss < self.best:
+            self.best = loss
+            self.save("best", model)
+        if not leads():
+            return
+        from . import plots
+
+        plots.save(plots.training_curves(self._log.lines()), self.path / "curves.png")
+        pictures = examples(model, data.take(slice(8)), self._tasks, names)
+        plots.save(plots.image_rows(*pictures), self.path / "samples.png")
+
+    def save(self, name: str, model: ZooModel) -> None:
+        """The folder of a model, "best" or "model"."""
+        if leads():
+            model.save_pretrained(self.path / name)
+
+    def _claim(self, identity: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        own = self.path / "run.json"
+        if overwrite:
+            for name in ("run.json", "log.jsonl", "checkpoints", "best", "model", "curves.png", "samples.png"):
+                made = self.path / name
+                shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
+        if own.exists():
+            found = json.loads(own.read_text(encoding="utf-8"))
+            keys = [key for key in {**found, **identity} if found.get(key) != identity.get(key)]
+            differing = ", ".join(f"{key} was {found.get(key)!r} and is {identity.get(key)!r}" for key in keys)
+            if keys or not resume:
+                raise ValueError(f"{self.path} holds {f'another run ({differing})' if keys else 'a run'}; {_WAY_OUT}")
+            return
+        if not overwrite and any(path.suffix != ".aside" for path in self.path.iterdir()):
+            raise ValueError(f"{self.path} is not empty and holds no run; {_WAY_OUT}")
+        aside = own.with_suffix(".aside")
+        aside.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        aside.replace(own)
