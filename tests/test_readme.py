@@ -1,6 +1,7 @@
 """The README's words are true: its code runs as it stands, its commands are those of CI, its table is the cards'."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -36,6 +37,7 @@ def test_each_python_block_runs_by_itself(tmp_path):
     assert float(re.search(r"gradient: ([\d.e-]+)", printed)[1]) > 0
     assert float(re.search(r"error: ([\d.e-]+)", printed)[1]) < 1e-3
     assert (tmp_path / "runs/my-memory/model.safetensors").is_file()
+    assert (tmp_path / "runs/fashion/model/model.safetensors").is_file()
 
 
 def test_the_methods_are_all_there_and_their_evaluations_are_those_measured():
@@ -53,10 +55,26 @@ def test_the_methods_are_all_there_and_their_evaluations_are_those_measured():
 
 def test_ci_runs_the_readmes_commands():
     ci = (ROOT / ".ci/run").read_text()
-    first, tests = blocks("sh")
+    first, tests, _ = blocks("sh")
     assert first == "pip install uv && uv run hamux-zoo demo\n"
     assert "step uv run hamux-zoo demo" in ci
     assert f"step {tests}" in ci
+
+
+def test_the_fine_tuning_example_runs_and_learns(tmp_path):
+    *_, commands = blocks("sh")
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "COLUMNS": "200"}
+    printed = []
+    for command in commands.strip().splitlines():
+        name, *arguments = command.removeprefix("uv run ").replace("runs/", f"{tmp_path}/runs/").split()
+        executable = Path(sys.executable).with_name(name)
+        run = subprocess.run(
+            [executable, *arguments], cwd=ROOT, env=offline, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        printed.append(run.stdout)
+    error = float(re.search(r"test_error\D+([\d.]+)", printed[1])[1])
+    assert error < 50  # of ten classes
 
 
 def test_pictures_are_there():

@@ -1,5 +1,6 @@
 """The installed command, in a process of its own, without a network."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 COMMAND = Path(sys.executable).with_name("hamux-zoo")
+CLOTHES = Path(__file__).parents[2] / "zoo/src/hamux_zoo/samples/clothes"
 
 
 def run(*arguments, cwd, **environment):
@@ -20,13 +22,15 @@ def run(*arguments, cwd, **environment):
 def test_help_names_every_command(tmp_path):
     shown = run("--help", cwd=tmp_path)
     assert shown.returncode == 0
-    assert all(re.search(rf"\b{name}\b", shown.stdout) for name in ("demo", "evaluate", "info", "list", "train"))
+    assert all(
+        re.search(rf"\b{name}\b", shown.stdout) for name in ("demo", "evaluate", "finetune", "info", "list", "train")
+    )
 
 
 def test_help_and_list_import_nothing_heavy(tmp_path):
     code = "import sys; from hamux_zoo.cli import list_command; list_command(); print(sorted(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert not {"'jax'", "'datasets'", "'matplotlib'", "'huggingface_hub'", "'optax'"} & set(
+    assert not {"'jax'", "'datasets'", "'matplotlib'", "'huggingface_hub'", "'optax'", "'grain'", "'orbax'"} & set(
         re.findall(r"'\w+'", shown.stdout)
     )
 
@@ -63,9 +67,49 @@ def test_demo_in_an_empty_folder(tmp_path):
     assert "hamux-demo/retrieval.png" in shown.stdout
 
 
+def test_train_finetune_and_evaluate_on_a_folder_of_pictures(tmp_path):
+    small = ("--set", "memories=20", "--set", "energy=polynomial", "--set", "beta=2.0", "--batch-size", "20")
+    trained = run("train", "dense-hopfield", "--data", CLOTHES, "--out", "a", "--steps", "30", *small, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert "step 30 of 30: accuracy" in trained.stdout
+    assert trained.stdout.endswith("saved: a/model\n")
+    tasks = (
+        "--task",
+        "classify",
+        "--task",
+        "reconstruct=10",
+        "--augment",
+        "flip",
+        "--trainable",
+        "head",
+        "--seed",
+        "1",
+    )
+    tuned = run("finetune", "a/model", "--data", CLOTHES, "--out", "b", "--steps", "4", *tasks, cwd=tmp_path)
+    assert tuned.returncode == 0, tuned.stderr
+    settings = json.loads((tmp_path / "b/run.json").read_text())
+    assert settings["task"] == {"classify": 1.0, "reconstruct": 10.0}
+    assert (settings["augment"], settings["trainable"], settings["seed"]) == (["flip"], "head", 1)
+    measured = run("evaluate", "b/model", "--data", CLOTHES, cwd=tmp_path)
+    assert re.search(r"test_error\s.*\d", measured.stdout)
+    assert re.search(r"nearest_image_mse\s.*\d", measured.stdout)
+    alone = run("evaluate", "b/model", "--data", CLOTHES / "train", cwd=tmp_path)
+    assert f'{CLOTHES / "train"} has no split "test"; there are' in alone.stderr
+    again = run("finetune", "a/model", "--data", CLOTHES, "--out", "b", "--steps", "5", *tasks, cwd=tmp_path)
+    assert "b holds another run (steps was 4 and is 5" in again.stderr
+    assert again.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["finetune", "dense-hopfield-mnist", "--data", ".", "--out", "o"], '"." holds no images and no data set'),
+        (["finetune", "dense-hopfield-mnist", "--data", CLOTHES, "--out", "o", "--task", "classify=x"], "the weight"),
+        (["finetune", "dense-hopfield-mnist", "--data", CLOTHES, "--out", "."], "is not empty and holds no run"),
+        (
+            ["train", "dense-hopfield", "--data", CLOTHES, "--out", "o", "--set", "memories"],
+            "not of the form NAME=VALUE",
+        ),
         (["info", "dense-hopfield-mnst"], "did you mean dense-hopfield-mnist"),
         (["evaluate", "dense-hopfield-mnist", "--data", "nowhere"], '"nowhere" is neither a folder with a data set'),
         (["evaluate", "nothing", "--data", "nowhere"], '"nothing" is neither a bundled model nor a folder'),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -85,7 +84,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
     assert made(tmp_path / "killed") == made(tmp_path / "whole")
 
 
-def test_stopped_by_ctrl_c_and_with_a_damaged_checkpoint(tmp_path):
+def test_stopped_by_ctrl_c(tmp_path):
     finish(tmp_path / "whole", 40, 10)
     folder = tmp_path / "stopped"
     process = start(folder, 40, 10)
@@ -96,14 +95,6 @@ def test_stopped_by_ctrl_c_and_with_a_damaged_checkpoint(tmp_path):
     assert "the same call goes on from there" in errors
     kept = max(int(path.name) for path in (folder / "checkpoints").iterdir())
     assert 0 < kept < 40
-    finish(folder, 40, 10)
-    assert made(folder) == made(tmp_path / "whole")
-    # The newest checkpoint has lost a byte, the one before it is good: the last steps are done again.
-    shutil.rmtree(folder / "model")
-    data = max(
-        (folder / "checkpoints/40/state").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0
-    )
-    data.write_bytes(data.read_bytes()[:-1])
     finish(folder, 40, 10)
     assert made(folder) == made(tmp_path / "whole")
 

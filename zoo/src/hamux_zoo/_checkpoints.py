@@ -44,12 +44,23 @@ class Checkpoints:
             self._manager.delete(old)
 
     def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """Step, state and meta of the newest that can be read, laid out as the arrays of `like`; None if none can."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        """Step, state and meta of the newest that can be read, laid out as the arrays of `like`; None if there is none.
+
+        **Raises** OSError when there are some and none can be read.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        problem: Exception | None = None
+        for step in steps:
             try:
-                return (step, *self._read(step, like))
-            except Exception:  # whatever a damaged file makes orbax raise: the one before it is good
+                state, meta = self._read(step, like)
+            except Exception as error:  # whatever a damaged file makes orbax raise; the one before it may be good
+                problem = problem or error
                 continue
+            for damaged in steps[: steps.index(step)]:
+                self._manager.delete(damaged)
+            return step, state, meta
+        if problem:
+            raise OSError(errno.EIO, f"of the checkpoints {steps} in {self._folder} none can be read: {problem}")
         return None
 
     def close(self) -> None:
@@ -79,6 +90,7 @@ def _checksum(tree: Any) -> Array:
     """A sum of all bits, each word weighted by its place: exact, and the same however the arrays are cut."""
     total = jnp.zeros((), jnp.uint32)
     for leaf in jax.tree.leaves(tree):
+        leaf = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf
         width = min(leaf.dtype.itemsize, 4)
         words = jax.lax.bitcast_convert_type(leaf, np.dtype(f"uint{8 * width}")).astype(jnp.uint32).ravel()
         places = jnp.arange(words.size, dtype=jnp.uint32)

@@ -108,7 +108,7 @@ class ZooModel(eqx.Module):
             "config": dataclasses.asdict(self.config),
         }
         tensors = {name: np.asarray(leaf) for name, leaf in named_leaves(self).items()}
-        write_folder(folder, saved, tensors, card or _plain_card(folder.name, self))
+        write_folder(folder, saved, tensors, card or plain_card(folder.name, self))
 
 
 def named_leaves(model: ZooModel) -> dict[str, Any]:
@@ -151,6 +151,7 @@ def _is_a(value: Any, hint: Any) -> bool:
     return type(value) is (type(None) if hint is None else hint)
 
 
-def _plain_card(name: str, model: ZooModel) -> str:
+def plain_card(name: str, model: ZooModel) -> str:
+    """A model card with the config alone."""
     fields = "\n".join(f"- {key}: {value}" for key, value in dataclasses.asdict(model.config).items())
     return f"---\nlibrary_name: hamux-zoo\ntags:\n- {model.model_type}\n---\n\n# {name}\n\n{fields}\n"

@@ -9,6 +9,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+_UNSAID = ("step", "gradient_norm", "waiting", "seconds")
+
 
 class Display:
     """Steps done, the numbers of the last report and the time left; nothing at all when `quiet`."""
@@ -32,7 +34,7 @@ class Display:
         self._bar.update(self._task, completed=done)
 
     def report(self, line: dict[str, Any]) -> None:
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name not in _UNSAID)
         self._bar.update(self._task, numbers=numbers)
         if self._bar.disable:
             self.say(f"step {line['step']} of {self._steps}: {numbers}")

@@ -12,8 +12,8 @@ import jax
 from ._checkpoints import Checkpoints
 from ._data import Images
 from ._devices import leads, wait_for_all
-from ._log import Log, tracker
-from ._model import ZooModel
+from ._log import TIMINGS, Log, tracker
+from ._model import ZooModel, plain_card
 from ._steps import State
 from ._tasks import examples
 
@@ -24,15 +24,23 @@ class Run:
     """A run's folder, opened: `run.json`, `log.jsonl`, `checkpoints`, `best`, `model`, `curves.png`, `samples.png`."""
 
     def __init__(
-        self, path: Path, identity: dict[str, Any], state: State, *, resume: bool, overwrite: bool, log: str | None
+        self,
+        path: Path,
+        identity: dict[str, Any],
+        state: State,
+        names: tuple[str, ...],
+        *,
+        resume: bool,
+        overwrite: bool,
+        log: str | None,
     ):
         """Make the folder this run's, or find that it is: `identity`, JSON values, tells it from every other.
 
-        `log` names a tracker that gets the numbers too.
+        `names` are the classes', `log` is that of a tracker that gets the numbers too.
 
         **Raises** ValueError when it is another's, naming what differs; OSError when there is no room for checkpoints.
         """
-        self.path = path
+        self.path, self._identity, self._names = path, identity, names
         task = identity["task"]
         self._tasks = [task] if isinstance(task, str) else list(task)
         self._log = Log(path / "log.jsonl")
@@ -70,7 +78,7 @@ class Run:
             self._log.append(line)
             self._track(int(line["step"]), {name: value for name, value in line.items() if name != "step"})
 
-    def show(self, model: Any, line: dict[str, float], data: Images, names: tuple[str, ...]) -> None:
+    def show(self, model: Any, line: dict[str, float], data: Images) -> None:
         """Keep the model if its loss is the lowest so far, and draw the curves and some examples from `data`."""
         loss = line.get("validation_loss", line["loss"])
         if loss < self.best:
@@ -81,13 +89,20 @@ class Run:
         from . import plots
 
         plots.save(plots.training_curves(self._log.lines()), self.path / "curves.png")
-        pictures = examples(model, data.take(slice(8)), self._tasks, names)
+        pictures = examples(model, data.take(slice(8)), self._tasks, self._names)
         plots.save(plots.image_rows(*pictures), self.path / "samples.png")
 
     def save(self, name: str, model: ZooModel) -> None:
         """The folder of a model, "best" or "model"."""
         if leads():
-            model.save_pretrained(self.path / name)
+            measured = {key: value for key, value in self._log.lines()[-1].items() if key not in TIMINGS}
+            parts: dict[str, dict[Any, Any]] = {"Recipe": self._identity, "Measured": measured}
+            if self._names:
+                parts["Classes"] = dict(enumerate(self._names))
+            card = plain_card(self.path.name, model)
+            for title, values in parts.items():
+                card += f"\n## {title}\n\n" + "".join(f"- {key}: {value}\n" for key, value in values.items())
+            model.save_pretrained(self.path / name, card=card)
 
     def _claim(self, identity: dict[str, Any], resume: bool, overwrite: bool) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -83,7 +83,8 @@ def finetune(
       `samples.png`, `checkpoints`. The same call goes on where a run of this folder stopped, and ends in the same
       weights; with `resume=False`, and for another run, the folder is refused, with `overwrite` emptied of its run.
     - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
-    - `skip_bad`: leave out images that cannot be read. `log`: report to "trackio" or "tensorboard" as well.
+    - `skip_bad`: leave out images that cannot be read. `log`: with a work folder, report to "trackio" or "tensorboard"
+      as well. `quiet`: show nothing.
 
     SIGINT (Ctrl-C) and SIGTERM end a run with a work folder after the step at hand and a checkpoint, by
     KeyboardInterrupt.
@@ -92,6 +93,8 @@ def finetune(
     not there; FloatingPointError when loss or gradient stop being finite, with the step, the last good checkpoint and
     what to try; OSError when there is no space for a checkpoint.
     """
+    if log is not None and workdir is None:
+        raise ValueError(f'log "{log}" is that of a run with a work folder; give one as workdir')
     source = read(data, shape=model.config.shape, skip_bad=skip_bad)
     if optimizer is None:
         optimizer, learning_rate = model.optimizer, model.learning_rate if learning_rate is None else learning_rate
@@ -124,7 +127,8 @@ def finetune(
         def open_run(identity: dict[str, Any], state: State) -> Run | None:
             if workdir is None:
                 return None
-            return Run(Path(workdir), identity, state, resume=resume, overwrite=overwrite, log=log)
+            path = Path(workdir)
+            return Run(path, identity, state, source.names, resume=resume, overwrite=overwrite, log=log)
 
         return _fit(model, source, recipe, placement, display, open_run)
 
@@ -176,10 +180,10 @@ def _fit(
             reporting = validating or done % max(1, recipe.every // 5) == 0
             # Several processes stop after the same step: they ask one another, though not after every one.
             stop = stopping() if jax.process_count() == 1 else reporting and in_any_process(stopping())
+            if (reporting or stop) and (failed := int(state.failed)):
+                raise FloatingPointError(_what_to_try(failed, recipe, run))
             if reporting:
                 averages, state = _averages(state, placement)
-                if failed := int(state.failed):
-                    raise FloatingPointError(_what_to_try(failed, recipe, run))
                 line = {"step": done, **averages, **clock.lap(recipe.batch_size)}
                 if validating and held_out:
                     line |= _validated(measure, state.result, frozen, held_out, recipe, placement)
@@ -188,7 +192,7 @@ def _fit(
                     run.report(line)
             if run and validating:
                 current = eqx.combine(to_host(state.result), to_host(frozen))
-                run.show(current, line, held_out or learned, source.names)
+                run.show(current, line, held_out or learned)
             if run and (validating or stop):
                 run.keep(done, state, loader)
             if stop and done < recipe.steps:

@@ -1,0 +1,135 @@
+"""The training loop on the recipe of `dense-hopfield-mnist`, on 60,000 images (the samples, repeated).
+
+- Images a second, and the share of a step's time spent waiting for data. Goal: under 5 %.
+- The cost of a checkpoint, written, read back and compared, beside a 10-minute run, which keeps ten. Goal: under 3 %.
+- Peak memory of the process, and the temporary memory of the compiled step.
+- What a step communicates when a batch is cut over 1, 2, 4 and 8 devices, with parameters whole or cut: the bytes that
+  each device gets from collectives in the compiled program.
+"""
+
+import math
+import os
+import re
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ.pop("JAX_PLATFORMS", None)
+
+import jax
+import jax.random as jr
+import numpy as np
+from _measure import record
+from jax.sharding import AxisType
+
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_samples
+from hamux_zoo._checkpoints import Checkpoints
+from hamux_zoo._data import Images
+from hamux_zoo._devices import Placement
+from hamux_zoo._log import Log
+from hamux_zoo._recipe import Recipe
+from hamux_zoo._steps import first_state, make_measure, make_step
+from hamux_zoo._tasks import loss_of
+
+BATCH, STEPS, EVERY = 128, 60, 20
+RECIPE = {
+    "task": {"classify": 1.0, "reconstruct": 10.0, "denoise": 10.0},
+    "trainable": "ham.synapses",
+    "augment": ("warp",),
+    "ema": 0.999,
+    "validation": 0.0,
+}
+COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+BYTES = {"pred": 1, "s32": 4, "u32": 4, "f32": 4, "bf16": 2}
+
+model = DenseHopfield(DenseHopfieldConfig(memories=2000, classes=10, energy="polynomial", beta=2.0), key=jr.key(0))
+few, labels = load_samples("mnist")
+data = Images(np.tile(few, (200, 1, 1, 1)), np.tile(labels, 200))
+recipe = Recipe(
+    steps=STEPS,
+    batch_size=BATCH,
+    optimizer="muon",
+    learning_rate=1.0,
+    warmup=6,
+    weight_decay=0.0,
+    clip=None,
+    accumulate=1,
+    precision="float32",
+    every=EVERY,
+    seed=0,
+    overfit_one_batch=False,
+    **RECIPE,
+)
+
+
+def compiled_step(devices: int, shard_params: bool):
+    """The step's program over so many devices, and its first state there."""
+    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+    placement = Placement(mesh, shard_params)
+    measure = make_measure(loss_of(recipe.task, model), recipe)
+    weights, frozen = recipe.part(model)
+    batch = data.take(slice(BATCH))
+    state = placement.place(first_state(weights, recipe, measure, frozen, batch))
+    step = jax.jit(make_step(measure, recipe), donate_argnums=0, out_shardings=jax.tree.map(placement.of, state))
+    return step.lower(state, placement.place(frozen), placement.gather_batch(batch)).compile(), state
+
+
+def communicated(program: str) -> int:
+    """Bytes of all results of collectives in a compiled program."""
+    total = 0
+    for shapes in COLLECTIVE.findall(program):
+        for kind, sizes in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+            total += BYTES[kind] * math.prod(int(size) for size in sizes.split(",") if size)
+    return total
+
+
+print("devices  parameters  bytes communicated a step")
+communication = {}
+for devices in (1, 2, 4, 8):
+    for shard_params in (False, True):
+        program, state = compiled_step(devices, shard_params)
+        count = communicated(program.as_text())
+        communication[f"{devices}, {'cut' if shard_params else 'whole'}"] = count
+        print(f"{devices:7}  {'cut' if shard_params else 'whole':10}  {count:,}")
+        if devices == 1:
+            temporary = program.memory_analysis().temp_size_in_bytes
+parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(recipe.part(model)[0]))
+print(f"the trained parameters have {parameters:,} bytes")
+
+with tempfile.TemporaryDirectory() as folder:
+    _, state = compiled_step(1, False)
+    checkpoints = Checkpoints(Path(folder) / "checkpoints")
+    seconds = []
+    for step in range(1, 7):
+        began = time.perf_counter()
+        checkpoints.save(step, state, {})
+        seconds.append(time.perf_counter() - began)
+    save = statistics.median(seconds)
+    print(f"a checkpoint: {save:.2f} s; ten of them in a 10-minute run: {100 * 10 * save / 600:.1f} %")
+
+    jax.config.update("jax_default_device", jax.devices()[0])
+    one = jax.devices()[:1]
+    jax.devices = lambda: one
+    options = {"steps": STEPS, "every": EVERY, "batch_size": BATCH, "quiet": True, "workdir": Path(folder) / "run"}
+    finetune(model, data, **RECIPE, **options)
+    lines = Log(Path(folder) / "run/log.jsonl").lines()[3:]
+speed, waiting = (statistics.median(line[name] for line in lines) for name in ("images_per_second", "waiting"))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(f"{speed:.0f} images/s, {100 * waiting:.1f} % of the time waiting for data")
+print(f"peak memory {peak / 1e6:.0f} MB, of which the compiled step's temporaries {temporary / 1e6:.0f} MB")
+record(
+    "training",
+    {
+        "images_per_second": speed,
+        "waiting_percent": 100 * waiting,
+        "seconds_a_checkpoint": save,
+        "checkpoints_percent_of_10_minutes": 100 * 10 * save / 600,
+        "peak_memory_mb": peak / 1e6,
+        "temporary_memory_mb": temporary / 1e6,
+        "parameter_bytes": parameters,
+        "communicated_bytes_a_step": communication,
+    },
+)
