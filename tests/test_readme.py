@@ -65,7 +65,7 @@ def test_the_fine_tuning_example_runs_and_learns(tmp_path):
     *_, commands = blocks("sh")
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "COLUMNS": "200"}
     printed = []
-    for command in commands.strip().splitlines():
+    for command in commands.replace("\\\n", "").strip().splitlines():
         name, *arguments = command.removeprefix("uv run ").replace("runs/", f"{tmp_path}/runs/").split()
         executable = Path(sys.executable).with_name(name)
         run = subprocess.run(

@@ -5,12 +5,16 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import hamux_zoo
 from hamux_zoo._log import Log
+
+SAMPLES = Path(hamux_zoo.__file__).parent / "samples"
 
 SCRIPT = """
 import sys
@@ -19,7 +23,7 @@ from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_samples
 from hamux_zoo._devices import join_processes
 from hamux_zoo import _devices
 
-workdir, steps, precision, shard, delay, *processes = sys.argv[1:]
+workdir, steps, shard, delay, *processes = sys.argv[1:]
 if processes:
     join_processes(*[part if ":" in part else int(part) for part in processes])
 if shard == "shard":
@@ -44,7 +48,7 @@ print("done", jax.device_count(), jax.process_count())
 
 def start(workdir, steps, *processes, devices=1, shard="whole", delay=0.0):
     flags = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-    command = [sys.executable, "-c", SCRIPT, workdir, steps, "float32", shard, delay, *processes]
+    command = [sys.executable, "-c", SCRIPT, workdir, steps, shard, delay, *processes]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([str(part) for part in command], env=flags, **pipes)
 
@@ -85,7 +89,7 @@ def assert_same_run(folder, one):
         np.testing.assert_allclose(trained[name], weights[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shard", ["whole", "shard"])
+@pytest.mark.parametrize("shard", ["whole", pytest.param("shard", marks=pytest.mark.slow)])
 def test_eight_devices_give_what_one_gives(tmp_path, one, shard):
     assert finish(start(tmp_path / "run", 10, devices=8, shard=shard)).endswith("done 8 1\n")
     assert_same_run(tmp_path / "run", one)
@@ -97,6 +101,19 @@ def test_two_processes_give_what_one_gives(tmp_path, one):
     assert_same_run(tmp_path / "run", one)
 
 
+@pytest.mark.slow
+def test_two_processes_of_the_command_give_what_one_gives(tmp_path):
+    command = [Path(sys.executable).with_name("hamux-zoo"), "train", "dense-hopfield", "--data", SAMPLES / "clothes"]
+    command += ["--set", "memories=16", "--steps", "4", "--batch-size", "16", "--learning-rate", "0.01"]
+    address = f"127.0.0.1:{free_port()}"
+    several = ["--coordinator", address, "--num-processes", "2", "--process-id"]
+    alone = subprocess.Popen([*command, "--out", tmp_path / "one"])
+    both = [subprocess.Popen([*command, "--out", tmp_path / "two", *several, str(index)]) for index in range(2)]
+    assert [process.wait(300) for process in (alone, *both)] == [0, 0, 0]
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_number_of_devices(tmp_path, one):
     """Stopped after five of ten steps: on one device, on eight, on one again."""
     process = start(tmp_path / "run", 10, devices=8, shard="shard", delay=0.2)
@@ -109,6 +126,7 @@ def test_a_run_goes_on_on_another_number_of_devices(tmp_path, one):
     assert_same_run(tmp_path / "run", one)
 
 
+@pytest.mark.slow
 def test_when_a_process_dies_the_other_ends_and_the_run_goes_on(tmp_path, one):
     first, second = pair(tmp_path / "run", 10, delay=0.3)
     while second.poll() is None and not (tmp_path / "run/checkpoints/5").exists():

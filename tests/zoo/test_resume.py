@@ -112,11 +112,26 @@ def test_a_line_cut_off_by_a_crash_is_forgotten(tmp_path):
     )
 
 
+FULL_DISK = """
+import resource
+from hamux_zoo._checkpoints import Checkpoints
+
+save = Checkpoints.save
+
+def save_to_a_full_disk(self, step, *args):
+    if step == 4:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    save(self, step, *args)
+
+Checkpoints.save = save_to_a_full_disk
+"""
+
+
 def test_no_space_left_is_said_with_the_step_and_the_checkpoints_before_stay(tmp_path):
-    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n{SCRIPT}"
-    run = subprocess.run(
-        [sys.executable, "-c", limit, tmp_path / "run", "4", "2"], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", FULL_DISK + SCRIPT, tmp_path / "run", "4", "2"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert "the checkpoint of step 2 cannot be written" in run.stderr
-    assert not (tmp_path / "run/checkpoints/2").exists()
+    assert "the checkpoint of step 4 cannot be written" in run.stderr
+    assert not (tmp_path / "run/checkpoints/4").exists()
+    assert (tmp_path / "run/checkpoints/2").exists()
+    finish(tmp_path / "run", 4, 2)

@@ -16,9 +16,9 @@ class Checkpoints:
     """The last two good states of a run, by step, in orbax's format."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self._folder = folder.absolute()  # orbax takes no other
         self._manager = ocp.CheckpointManager(
-            folder,
+            self._folder,
             item_names=("state", "meta"),
             options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True),
         )

@@ -9,7 +9,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_UNSAID = ("step", "gradient_norm", "waiting", "seconds")
+from ._log import TIMINGS
+
+_UNSAID = ("step", "gradient_norm", *TIMINGS)
 
 
 class Display:
@@ -34,10 +36,13 @@ class Display:
         self._bar.update(self._task, completed=done)
 
     def report(self, line: dict[str, Any]) -> None:
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name not in _UNSAID)
-        self._bar.update(self._task, numbers=numbers)
-        if self._bar.disable:
-            self.say(f"step {line['step']} of {self._steps}: {numbers}")
+        """On the bar the loss, one metric and the speed; a whole line for a validation, and where there is no bar."""
+        said = {name: f"{name} {value:.4g}" for name, value in line.items() if name not in _UNSAID}
+        metrics = [name for name in said if name != "loss" and not name.startswith("validation_")]
+        speed = f"{line['images_per_second']:.0f} images/s"
+        self._bar.update(self._task, numbers=", ".join([*(said[name] for name in ("loss", *metrics[:1])), speed]))
+        if self._bar.disable or "validation_loss" in line:
+            self.say(f"step {line['step']} of {self._steps}: {', '.join([*said.values(), speed])}")
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -129,7 +129,7 @@ def examples(
     titles = [""] * len(data.images)
     if "classify" in tasks and data.labels is not None:
         pairs = zip(_found(model, data.images), data.labels, strict=True)
-        titles = [f"{_name(found, names)} ({_name(right, names)})" for found, right in pairs]
+        titles = [f"{_name(found, names)}\n({_name(right, names)})" for found, right in pairs]
     return {label: np.asarray(row) for label, row in rows.items()}, titles
 
 

@@ -204,6 +204,7 @@ def _fit(
     trained = jax.tree.map(jnp.asarray, eqx.combine(to_host(state.result), to_host(frozen)))
     if run:
         run.save("model", trained)
+        display.say(f"saved: {run.path / 'model'}")
     return trained
 
 

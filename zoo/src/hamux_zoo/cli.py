@@ -149,7 +149,6 @@ def finetune(name: Name, **options: Any) -> None:
         from ._training import finetune
 
         finetune(from_pretrained(name), **given.arguments())
-        console.print(f"saved: {given.out / 'model'}", soft_wrap=True)
 
 
 @app.command()
@@ -172,7 +171,6 @@ def train(
         if architecture not in classes:
             raise ValueError(f'unknown architecture "{architecture}"; there are {sorted(classes)}')
         train(classes[architecture], config=_settings(settings or []), **given.arguments())
-        console.print(f"saved: {given.out / 'model'}", soft_wrap=True)
 
 
 @app.command()

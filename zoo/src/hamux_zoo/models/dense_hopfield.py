@@ -232,17 +232,18 @@ class DenseHopfield(ZooModel):
     def rehearse(
         self, x: Float[Array, "..."], known: Bool[Array, "..."] | None, *, key: PRNGKeyArray
     ) -> tuple[Float[Array, "3 ..."], Float[Array, "3 classes"] | None]:
-        """What three steps of a recall from `x` show, half of the time after ten more without a gradient.
+        """What three steps of a recall from `x` show, after 10 n steps without a gradient, n ≥ 0 with chance 2⁻ⁿ⁻¹.
 
-        So the way down and what lies near its end are both learned, at the cost of neither. The scores of the labels
-        are the logits 2βx of their neurons, whose activations are tanh(βx). See `ZooModel`.
+        So the way down and what lies near its end are both learned, at the cost of a few steps. The scores of the
+        labels are the logits 2βx of their neurons, whose activations are tanh(βx). See `ZooModel`.
         """
         clamp = None if known is None else {"pixels": jnp.ravel(known)}
-        step = functools.partial(hamux.descend, self.ham, dt=1.0, clamp=clamp)
-        xs = self.encode(x)
-        later = jr.bernoulli(key)
-        xs = jax.lax.cond(later, lambda xs: jax.lax.stop_gradient(step(xs, steps=10).xs), lambda xs: xs, xs)
-        path = jax.tree.map(lambda states: states[1:], step(xs, steps=3, trajectory=True).trajectory)
+        descend = functools.partial(hamux.descend, dt=1.0, clamp=clamp)
+        ham, start = jax.lax.stop_gradient((self.ham, self.encode(x)))
+        tens = jr.geometric(key, 0.5) - 1
+        xs = jax.lax.fori_loop(0, tens, lambda _, xs: descend(ham, xs, steps=10).xs, start)
+        path = descend(self.ham, xs, steps=3, trajectory=True).trajectory
+        path = jax.tree.map(lambda states: states[1:], path)
         scores = 2 * self.beta * path["label"] if self.config.classes else None
         return jax.vmap(self.decode)(path), scores
 
