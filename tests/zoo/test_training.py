@@ -16,6 +16,7 @@ from hamux_zoo._data import Images
 from hamux_zoo._evaluation import evaluate
 from hamux_zoo._log import Log
 from hamux_zoo._recipe import Recipe
+from hamux_zoo._tasks import loss_of
 
 CONFIG = DenseHopfieldConfig(memories=8, classes=10, energy="polynomial", beta=2.0)
 
@@ -109,6 +110,16 @@ def test_only_what_is_selected_is_trained_and_takes_optimiser_memory(model, digi
         weights, _ = a_recipe(trainable=trainable).part(model)
         state = a_recipe(optimizer="adamw", learning_rate=None, trainable=trainable).transformation().init(weights)
         assert sorted(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == sorted(n for n in sizes if n > 1)
+
+
+def test_an_augmentation_may_be_for_one_task(model, digits):
+    task = {"classify": 1.0, "reconstruct": 1.0}
+    batch = digits.take(slice(16))
+    plain, moved, both = (
+        loss_of(task, model, names)(model, batch, key=jr.key(0)) for names in ((), ("classify:crop",), ("crop",))
+    )
+    assert plain[1]["reconstruction_mse"] == moved[1]["reconstruction_mse"] != both[1]["reconstruction_mse"]
+    assert plain[0] != moved[0] != both[0]
 
 
 def a_recipe(**fields):

@@ -12,7 +12,7 @@ import optax
 
 from ._augmentation import AUGMENTATIONS
 from ._model import ZooModel, named_leaves
-from ._tasks import Task
+from ._tasks import Task, names_of
 
 Selector = Callable[[Any], Any]
 
@@ -66,8 +66,12 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is at least 0 and less than {high}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"a batch of {self.batch_size} does not part into {self.accumulate} equal pieces")
-        if unknown := sorted(set(self.augment) - AUGMENTATIONS.keys()):
-            raise ValueError(f"unknown augmentations {unknown}; there are {sorted(AUGMENTATIONS)}")
+        tasks = names_of(self.task)
+        known = [*AUGMENTATIONS, *(f"{task}:{name}" for task in tasks for name in AUGMENTATIONS)]
+        if unknown := sorted(set(self.augment) - set(known)):
+            raise ValueError(
+                f"unknown augmentations {unknown}; there are {sorted(AUGMENTATIONS)}, TASK:NAME for one task of {tasks}"
+            )
         if self.precision not in ("float32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it is float32 or bf16")
         if isinstance(self.optimizer, str) and self.optimizer not in _OPTIMIZERS:

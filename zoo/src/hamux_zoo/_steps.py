@@ -1,4 +1,4 @@
-"""One step of a training: augment, loss, gradient, update. What it draws is decided by seed and step alone."""
+"""One step of a training: loss, gradient, update. What it draws is decided by seed and step alone."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,6 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from ._augmentation import augment
 from ._data import Images
 from ._recipe import Recipe
 from ._tasks import Loss
@@ -81,11 +80,7 @@ def make_step(measure: Measure, recipe: Recipe) -> Step:
 
     def step(state: State, frozen: Any, batch: Images) -> State:
         draws = 0 if recipe.overfit_one_batch else state.step
-        key_augment, key_loss = jr.split(jr.fold_in(jr.key(recipe.seed), draws))
-        keys = jr.split(key_augment, len(batch.images))
-        images: Any = jax.vmap(lambda key, image: augment(key, image, recipe.augment))(keys, batch.images)
-        batch = batch._replace(images=images)
-        gradient, metrics = gradient_of(state.weights, frozen, batch, key_loss)
+        gradient, metrics = gradient_of(state.weights, frozen, batch, jr.fold_in(jr.key(recipe.seed), draws))
         norm = optax.tree.norm(gradient).astype(jnp.float32)
         metrics |= {"gradient_norm": norm, "count": jnp.ones((), jnp.float32)}
         with jax.numpy_dtype_promotion("standard"):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from ._augmentation import augment
 from ._corruptions import gaussian_noise, salt_and_pepper
 from ._data import Images
 from ._model import ZooModel
@@ -23,13 +24,27 @@ Task = str | Mapping[str, float] | Loss
 LABEL_WEIGHT = 0.02
 
 
-def loss_of(task: Task, model: ZooModel) -> Loss:
-    """The loss of a task's name, the weighted sum of several by name, or the function given.
+def loss_of(task: Task, model: ZooModel, augmentations: Sequence[str] = ()) -> Loss:
+    """The loss of a task's name, the weighted sum of several by name, or the function given; of images changed by
+    `augmentations`, an entry "TASK:NAME" for that task alone.
 
     **Raises** ValueError for an unknown task, and for one that the architecture does not offer.
     """
+
+    def changed(batch: Images, key: PRNGKeyArray, name: str = "") -> Images:
+        entries = [entry.rpartition(":") for entry in augmentations]
+        names = [augmentation for only, _, augmentation in entries if only in ("", name)]
+        each: Any = jax.vmap(lambda key, image: augment(key, image, names))
+        return batch._replace(images=each(jr.split(key, len(batch.images)), batch.images))
+
     if callable(task):
-        return task
+
+        def own_loss(model: Any, batch: Images, *, key: PRNGKeyArray) -> tuple[Array, dict[str, Array]]:
+            key_augment, key_task = jr.split(key)
+            return task(model, changed(batch, key_augment), key=key_task)
+
+        return own_loss
+
     weights = {task: 1.0} if isinstance(task, str) else dict(task)
     for name, weight in weights.items():
         if name not in _TASKS:
@@ -44,8 +59,8 @@ def loss_of(task: Task, model: ZooModel) -> Loss:
 
     def loss(model: Any, batch: Images, *, key: PRNGKeyArray) -> tuple[Array, dict[str, Array]]:
         total, metrics = jnp.zeros((), jnp.float32), dict[str, Array]()
-        for (name, weight), key_task in zip(weights.items(), jr.split(key, len(weights)), strict=True):
-            value, of_task = _TASKS[name][1](model, batch, key=key_task)
+        for (name, weight), keys in zip(weights.items(), jr.split(key, (len(weights), 2)), strict=True):
+            value, of_task = _TASKS[name][1](model, changed(batch, keys[0], name), key=keys[1])
             total, metrics = total + weight * value, metrics | of_task
         return total, metrics
 

@@ -74,7 +74,8 @@ def finetune(
     - `precision`: "bf16" computes in bfloat16; weights, energies and losses stay float32.
     - `trainable`: "all", "head", the beginning of parameters' names ("ham.synapses"), or a function that selects parts
       of the model (`lambda model: model.ham.synapses`). The rest is frozen and takes no optimiser memory.
-    - `augment`: of "crop", "flip", "colour", "warp", by chance anew for every image and step.
+    - `augment`: of "crop", "flip", "colour", "warp", by chance anew for every image and step; "classify:warp" for one
+      task alone.
     - `validation`: the share of the images held out, on which loss and metrics are measured `every` so many steps (a
       tenth of all), when a checkpoint is written as well.
     - `seed`: of order, augmentation, damage, what is held out, and a new head. `overfit_one_batch` trains on the first
@@ -111,7 +112,7 @@ def finetune(
         ema=ema,
         precision=precision,
         trainable=trainable,
-        augment=tuple(augment),
+        augment=() if overfit_one_batch else tuple(augment),
         validation=0 if overfit_one_batch else validation,
         every=max(1, steps // 10) if every is None else every,
         seed=seed,
@@ -166,7 +167,8 @@ def _fit(
     done = int(state.step)
     if done:
         display.say(f"going on after step {done} of {recipe.steps}")
-    step = jax.jit(make_step(measure, recipe), donate_argnums=0, out_shardings=jax.tree.map(placement.of, state))
+    step = make_step(make_measure(loss_of(recipe.task, model, recipe.augment), recipe), recipe)
+    step = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(placement.of, state))
     measure = jax.jit(measure)
     clock = Clock()
     with _stop_signals(run is not None) as stopping:

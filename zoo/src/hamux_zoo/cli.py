@@ -95,7 +95,9 @@ class _TrainingOptions:
     ema: Annotated[float | None, typer.Option(help="The decay of an average of the weights, which is kept.")] = None
     precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32"
     trainable: Annotated[str, typer.Option(help="all, head, or the beginning of parameters' names.")] = "all"
-    augment: Annotated[list[str] | None, typer.Option(help="crop, flip, colour or warp; several, in order.")] = None
+    augment: Annotated[
+        list[str] | None, typer.Option(help="crop, flip, colour or warp; several, in order; TASK:NAME for one task.")
+    ] = None
     validation: Annotated[float, typer.Option(help="The share of the images held out.")] = 0.1
     every: Annotated[
         int | None, typer.Option(help="Steps between validations and checkpoints.", show_default="a tenth")
