@@ -28,8 +28,8 @@ CORE_ORDER = [
     *["_methods", "_adjoints", "_dynamics", "_landscape", "__init__"],
 ]
 ARCHITECTURES = [f"models.{path.stem}" for path in (ZOO / "models").glob("[!_]*.py")]
-GENERAL = ["_data", "_augmentation", "plots", "_evaluation", "_tasks", "_recipe", "_steps", "_devices", "_loader"]
-GENERAL += ["_checkpoints", "_log", "_run", "_progress", "_training"]
+GENERAL = ["_data", "_augmentation", "plots", "_evaluation", "_tasks", "_log", "_recipe", "_steps", "_devices"]
+GENERAL += ["_loader", "_checkpoints", "_run", "_progress", "_training"]
 ZOO_ORDER = ["_hub", "_corruptions", "_model", *ARCHITECTURES, "models", "_registry", *GENERAL, "cli", "__init__"]
 
 

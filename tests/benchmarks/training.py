@@ -34,11 +34,11 @@ from hamux_zoo._recipe import Recipe
 from hamux_zoo._steps import first_state, make_measure, make_step
 from hamux_zoo._tasks import loss_of
 
-BATCH, STEPS, EVERY = 128, 60, 20
+BATCH, STEPS, EVERY = 256, 60, 20
 RECIPE = {
-    "task": {"classify": 1.0, "reconstruct": 10.0, "denoise": 10.0},
+    "task": {"classify": 2.0, "reconstruct": 10.0, "denoise": 10.0},
     "trainable": "ham.synapses",
-    "augment": ("warp",),
+    "augment": ("classify:warp",),
     "ema": 0.999,
     "validation": 0.0,
 }
@@ -69,7 +69,7 @@ def compiled_step(devices: int, shard_params: bool):
     """The step's program over so many devices, and its first state there."""
     mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     placement = Placement(mesh, shard_params)
-    measure = make_measure(loss_of(recipe.task, model), recipe)
+    measure = make_measure(loss_of(recipe.task, model, recipe.augment), recipe)
     weights, frozen = recipe.part(model)
     batch = data.take(slice(BATCH))
     state = placement.place(first_state(weights, recipe, measure, frozen, batch))

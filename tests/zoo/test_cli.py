@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,10 @@ def test_train_finetune_and_evaluate_on_a_folder_of_pictures(tmp_path):
     assert re.search(r"nearest_image_mse\s.*\d", measured.stdout)
     alone = run("evaluate", "b/model", "--data", CLOTHES / "train", cwd=tmp_path)
     assert f'{CLOTHES / "train"} has no split "test"; there are' in alone.stderr
+    shutil.copytree(CLOTHES / "test/dress", tmp_path / "few/dress")
+    shutil.copytree(CLOTHES / "test/bag", tmp_path / "few/car")
+    few = run("evaluate", "b/model", "--data", "few", "--split", "train", cwd=tmp_path)
+    assert "the model does not know the classes ['car']; it knows ['ankle-boot', 'bag'" in few.stderr
     again = run("finetune", "a/model", "--data", CLOTHES, "--out", "b", "--steps", "5", *tasks, cwd=tmp_path)
     assert "b holds another run (steps was 4 and is 5" in again.stderr
     assert again.returncode == 1
@@ -109,6 +114,11 @@ def test_train_finetune_and_evaluate_on_a_folder_of_pictures(tmp_path):
         (
             ["train", "dense-hopfield", "--data", CLOTHES, "--out", "o", "--set", "memories"],
             "not of the form NAME=VALUE",
+        ),
+        (["train", "dense-hopfield", "--data", CLOTHES, "--out", "o", "--set", "shape=28"], "images have three"),
+        (
+            ["train", "dense-hopfield", "--data", CLOTHES, "--out", "o", "--num-processes", "2"],
+            "give --coordinator, --num-processes and --process-id together",
         ),
         (["info", "dense-hopfield-mnst"], "did you mean dense-hopfield-mnist"),
         (["evaluate", "dense-hopfield-mnist", "--data", "nowhere"], '"nowhere" is neither a folder with a data set'),

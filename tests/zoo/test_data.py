@@ -11,7 +11,7 @@ from PIL import Image
 from hamux_zoo import load_images, load_samples
 from hamux_zoo._augmentation import AUGMENTATIONS, augment
 from hamux_zoo._corruptions import gaussian_noise, hide_part, salt_and_pepper, upper_half
-from hamux_zoo._data import Images, read, split_off
+from hamux_zoo._data import Images, Source, read, split_off
 from hamux_zoo._devices import Placement
 from hamux_zoo._loader import batches
 
@@ -84,10 +84,13 @@ def test_photos_of_many_sizes_and_modes_become_alike(photos):
     assert source.names == ("cats", "dogs")
     np.testing.assert_array_equal(source.images.labels, [0, 0, 0, 1, 1, 1])
     assert source.notes == ("3 of 6 images were brought to 16 × 16 pixels",)
-    np.testing.assert_array_equal(source.images.images[5, [0, 15], 8, 0], [1, 0])
+    np.testing.assert_array_equal(source.images.images[5, [0, 15], 8, 0], [255, 0])
+    np.testing.assert_array_equal(load_images(photos, shape=(16, 16, 3)).images[5, [0, 15], 8, 0], [1, 0])
     assert load_images(photos, shape=(8, 8, 1)).images.shape == (6, 8, 8, 1)
     with pytest.raises(ValueError, match=r"several sizes or modes \(.* × .* RGB.*\); say which `shape`"):
         load_images(photos)
+    with pytest.raises(ValueError, match=r"shape is \(28, 28\); images have three"):
+        load_images(photos, shape=(28, 28))
     with pytest.raises(ValueError, match="images of 2 channels"):
         load_images(photos, shape=(8, 8, 2))
 
@@ -110,6 +113,22 @@ def test_a_corrupt_image_is_named_and_left_out_only_on_demand(photos):
         load_images(photos, shape=(8, 8, 3), skip_bad=True)
 
 
+def test_an_image_that_seems_to_be_a_bomb_is_a_bad_one(photos, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(ValueError, match=r"cats/.* cannot be read: .*decompression bomb"):
+        load_images(photos, shape=(8, 8, 3))
+
+
+def test_classes_are_understood_by_name():
+    source = Source(Images(np.zeros((3, 2, 2, 1)), np.array([0, 1, 1])), ("bag", "coat"))
+    named = source.numbered_as(["coat", "hat", "bag"])
+    np.testing.assert_array_equal(named.images.labels, [2, 0, 0])
+    assert named.names == ("coat", "hat", "bag")
+    assert source.numbered_as([]) is source
+    with pytest.raises(ValueError, match=r"does not know the classes \['coat'\]; it knows \['bag'\]"):
+        source.numbered_as(["bag"])
+
+
 def test_arrays_and_tables_are_data_too():
     grey = np.random.default_rng(0).integers(0, 256, (4, 5, 6), dtype=np.uint8)
     images, labels = load_images((grey, [0, 1, 2, 1]))
@@ -128,6 +147,8 @@ def test_arrays_and_tables_are_data_too():
         (np.zeros((2, 4, 4)), [0, 1, 2], "labels of shape .* for 2 images"),
         (np.zeros((2, 4, 4)), [0.0, 1.0], "expected one integer an image"),
         (np.zeros((2, 4, 4)), [-1, 1], "labels from -1 to 1; expected classes"),
+        (np.zeros((2, 4, 4)), [0, 2**32], "labels from 0 to 4294967296; expected classes"),
+        (np.zeros((2, 4, 4), np.uint16), None, "dtype uint16; expected bytes"),
         (np.zeros((4, 4)), None, r"images of shape \(4, 4\)"),
         (np.zeros((0, 4, 4)), None, "images of shape"),
         (np.full((2, 4, 4), 255.0), None, "images from 255.0 to 255.0; expected floats in"),

@@ -127,6 +127,17 @@ def test_a_run_goes_on_on_another_number_of_devices(tmp_path, one):
 
 
 @pytest.mark.slow
+def test_what_the_first_process_refuses_ends_the_other(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("do not delete")
+    began = time.monotonic()
+    first, second = (process.communicate()[1] for process in pair(tmp_path / "mine", 10))
+    assert time.monotonic() - began < 60
+    assert "is not empty and holds no run" in first
+    assert "the first process has failed" in second
+
+
+@pytest.mark.slow
 def test_when_a_process_dies_the_other_ends_and_the_run_goes_on(tmp_path, one):
     first, second = pair(tmp_path / "run", 10, delay=0.3)
     while second.poll() is None and not (tmp_path / "run/checkpoints/5").exists():

@@ -1,14 +1,17 @@
 """The bundled memories on the samples, and what their cards say."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from hamux_zoo import DenseHopfield, from_pretrained, list_pretrained, load_samples
 from hamux_zoo._evaluation import classify, corruptions, retrieve
 from hamux_zoo._hub import read_card
+from hamux_zoo.cli import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 BUNDLED = {"dense-hopfield-mnist": "mnist", "dense-hopfield-fashion-mnist": "fashion-mnist"}
@@ -59,6 +62,16 @@ def test_the_readmes_table_is_the_cards():
         row = re.search(rf"^\| `{name}` \|(.*)\|$", README, flags=re.MULTILINE)[1]
         for metric in read_card(name).metrics:
             assert str(metric["value"]) in row, (name, metric)
+
+
+def test_the_commands_on_the_cards_are_taken_by_the_command_line():
+    commands = typer.main.get_command(app).commands
+    for name in BUNDLED:
+        found = re.findall(r"^    hamux-zoo (.*)", read_card(name).text.replace("\\\n", ""), flags=re.MULTILINE)
+        used = [shlex.split(line) for line in found]
+        assert {command for command, *_ in used} == {"train", "evaluate"}
+        for command, *arguments in used:
+            commands[command].make_context(command, arguments)  # ends with an error for an option that is not there
 
 
 def test_cards_hold_recipe_seed_time_and_hardware():

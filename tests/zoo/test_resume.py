@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,18 +55,30 @@ def wait_for_a_line(folder: Path, process: subprocess.Popen, more_than: int) -> 
         time.sleep(0.02)
 
 
+def wait_for_a_save(folder: Path, process: subprocess.Popen) -> None:
+    while process.poll() is None and not list(folder.glob("checkpoints/*.orbax-checkpoint-tmp*")):
+        time.sleep(0.001)
+
+
 def kill_again_and_again(folder: Path, times: int, steps: int, every: int) -> int:
-    """Kill a run at random moments, among them during its saves; how often there was still something to kill."""
+    """Kill a run in turn while it steps, while it saves, while it starts; how often there was something to kill."""
     random = np.random.default_rng(0)
     killed = 0
-    for _ in range(times):
+    for turn in range(times):
         process = start(folder, steps, every)
-        wait_for_a_line(folder, process, len(Log(folder / "log.jsonl").lines()))
-        time.sleep(random.uniform(0, 1.0))
+        if turn % 3 == 2:
+            time.sleep(random.uniform(0, 8.0))
+        else:
+            wait_for_a_line(folder, process, len(Log(folder / "log.jsonl").lines()))
+            time.sleep(random.uniform(0, 0.5))
+        if turn % 3 == 1:
+            wait_for_a_save(folder, process)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             killed += 1
         process.communicate()
+        if turn % 3 == 1:
+            assert list(folder.glob("checkpoints/*.orbax-checkpoint-tmp*")), "not killed in a save"
     return killed
 
 
@@ -112,26 +125,35 @@ def test_a_line_cut_off_by_a_crash_is_forgotten(tmp_path):
     )
 
 
+# The disk is full from the second time on that a method of the run is called, in step 4.
 FULL_DISK = """
 import resource
-from hamux_zoo._checkpoints import Checkpoints
+from hamux_zoo._run import Run
 
-save = Checkpoints.save
+calls, method = [], Run.{name}
 
-def save_to_a_full_disk(self, step, *args):
-    if step == 4:
+def on_a_full_disk(*args):
+    calls.append(1)
+    if len(calls) == 2:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
-    save(self, step, *args)
+    return method(*args)
 
-Checkpoints.save = save_to_a_full_disk
+Run.{name} = on_a_full_disk
 """
 
 
-def test_no_space_left_is_said_with_the_step_and_the_checkpoints_before_stay(tmp_path):
-    command = [sys.executable, "-c", FULL_DISK + SCRIPT, tmp_path / "run", "4", "2"]
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("keep", "the checkpoint of step 4 cannot be written"),
+        ("show", "after step 4 nothing can be written to .*; the checkpoint of step 2 stands; make room"),
+    ],
+)
+def test_no_space_left_is_said_with_the_step_and_the_checkpoints_before_stay(tmp_path, name, message):
+    command = [sys.executable, "-c", FULL_DISK.format(name=name) + SCRIPT, tmp_path / "run", "4", "2"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert "the checkpoint of step 4 cannot be written" in run.stderr
+    assert re.search(message, run.stderr)
     assert not (tmp_path / "run/checkpoints/4").exists()
     assert (tmp_path / "run/checkpoints/2").exists()
     finish(tmp_path / "run", 4, 2)

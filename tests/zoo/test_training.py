@@ -207,6 +207,40 @@ def test_overfitting_one_batch(model, digits, tmp_path):
     assert "validation_loss" not in lines[-1]
 
 
+def test_one_batch_to_overfit_has_several_classes_where_the_data_are_sorted_by_class(model, digits, tmp_path):
+    order = np.argsort(digits.labels)
+
+    def spread(model, batch, *, key):
+        return model.beta, {"spread": jnp.std(batch.labels.astype(jnp.float32))}
+
+    options = {"task": spread, "overfit_one_batch": True, "batch_size": 400, "every": 1, "workdir": tmp_path / "run"}
+    quick(model, digits._replace(images=digits.images[order], labels=digits.labels[order]), **options)
+    spreads = {line["spread"] for line in Log(tmp_path / "run/log.jsonl").lines()}
+    assert len(spreads) == 1
+    assert spreads.pop() > 1
+
+
+def test_what_cannot_learn_is_said(model, digits, capsys):
+    far = DenseHopfield(dataclasses.replace(CONFIG, energy="epanechnikov"), key=jr.key(0))
+    with pytest.raises(ValueError, match="epanechnikov energy has no step size"):
+        quick(far, digits, task="reconstruct")
+    quick(model, digits, task=lambda model, batch, *, key: (jnp.float32(1), {}), quiet=False)
+    assert "the gradient is 0: these images teach the trained parameters nothing" in capsys.readouterr().out
+
+
+def test_a_memory_of_images_alone_gets_no_label_neurons(digits):
+    trained = train(
+        DenseHopfield, digits, config={"memories": 4}, task="reconstruct", steps=1, batch_size=4, quiet=True
+    )
+    assert trained.config.classes == 0
+
+
+def test_a_memory_in_halves_is_trained_too(model, digits, tmp_path):
+    halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
+    trained = quick(halves, digits, workdir=tmp_path / "run")
+    assert trained.memories.dtype == jnp.float32
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(model, digits, tmp_path):
     def diverges(model, batch, *, key):
         """Every step makes the memories a million times larger, until they are beyond float32."""
@@ -219,7 +253,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(model, digits, tmp_path):
     kept = max(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
     assert step - 3 < kept < step
     assert f"the last good checkpoint is that of step {kept}" in str(error.value)
-    assert "try clip=1.0" in str(error.value)
+    assert f"the best model is {tmp_path / 'run/best'}" in str(error.value)
+    assert "try, in a new folder, clip=1.0" in str(error.value)
     with pytest.raises(FloatingPointError, match=r"step 1: .*no checkpoint yet.*a learning rate below 0.5"):
         quick(model, digits, task=lambda m, b, *, key: (jnp.nan * m.beta, {}), optimizer="adamw", learning_rate=0.5)
 
@@ -248,7 +283,7 @@ def test_a_folder_belongs_to_one_run(model, digits, tmp_path):
 
 def test_too_little_space_is_said_before_the_first_step(model, digits, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("usage", (), {"free": 1000}))
-    with pytest.raises(OSError, match="checkpoints need 0 MB, 0 MB are free"):
+    with pytest.raises(OSError, match=r"checkpoints take 0.2 MB, 0.0 MB are free; make room.*run'$"):
         quick(model, digits, workdir=tmp_path / "run")
 
 
@@ -270,6 +305,11 @@ def test_too_little_space_is_said_before_the_first_step(model, digits, tmp_path,
         ({"trainable": "ham.neuron"}, r"trainable='ham.neuron' selects none of the parameters \['ham"),
         ({"trainable": lambda model: model.memories}, "selects none of the parameters"),
         ({"log": "wandb"}, 'unknown log "wandb"; there are'),
+        ({"optimizer": optax.sgd(0.1), "weight_decay": 0.1}, "weight_decay is 0.1, .* brings its own"),
+        ({"augment": ["reconstruct:flip"], "task": "classify"}, r"unknown augmentations \['reconstruct:flip'\]"),
+        ({"task": lambda model, batch, *, key: jnp.sum(model.memories)}, r"gave a .*; expected \(loss, metrics"),
+        ({"task": lambda model, batch, *, key: (model.memories, {})}, r"\['loss'\] .* expected scalars"),
+        ({"task": lambda model, batch, *, key: (model.beta, {"step": 1.0})}, r"metrics \['step'\] need other names"),
     ],
 )
 def test_what_does_not_fit_is_refused(model, digits, options, message, tmp_path):

@@ -13,8 +13,7 @@ Image = Float[Array, "height width channels"]
 
 def augment(key: PRNGKeyArray, image: Image, names: Sequence[str]) -> Image:
     """The image after those of `AUGMENTATIONS` that `names` names, in that order; halves are computed in float32."""
-    half = jnp.finfo(image.dtype).bits < 32
-    changed = image.astype(jnp.float32) if half else image
+    changed = image.astype(jnp.float32) if image.dtype.itemsize < 4 else image
     for name, key_one in zip(names, jr.split(key, max(len(names), 1)), strict=False):
         changed = AUGMENTATIONS[name](key_one, changed)
     return changed.astype(image.dtype)

@@ -3,11 +3,12 @@
 import collections
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int, Num
 
 _SAMPLES = Path(__file__).parent / "samples"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -15,13 +16,21 @@ _EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", 
 
 
 class Images(NamedTuple):
-    """Images as floats in [0, 1], channels last, and the class of each, None where the data have none."""
+    """Images, channels last, and the class of each, None where the data have none.
 
-    images: Float[np.ndarray, "count height width channels"]
+    Images are floats in [0, 1]; while a whole data set waits to be taken from, also bytes, a quarter as large.
+    """
+
+    images: Num[np.ndarray, "count height width channels"]
     labels: Int[np.ndarray, " count"] | None
 
     def take(self, which: np.ndarray | slice) -> "Images":
-        """Those of an index or a slice."""
+        """Those of an index or a slice, as floats."""
+        images, labels = self.part(which)
+        return Images(images.astype(np.float32) / 255 if images.dtype == np.uint8 else images, labels)
+
+    def part(self, which: np.ndarray | slice) -> "Images":
+        """Those of an index or a slice, as they are."""
         return Images(self.images[which], None if self.labels is None else self.labels[which])
 
 
@@ -38,6 +47,18 @@ class Source(NamedTuple):
         labels = self.images.labels
         return len(self.names) or (0 if labels is None else int(labels.max()) + 1)
 
+    def numbered_as(self, names: Sequence[str]) -> "Source":
+        """With the labels of a model whose classes are `names`; as it is where either has no names.
+
+        **Raises** ValueError when the model lacks a class.
+        """
+        if not names or not self.names:
+            return self
+        if unknown := [name for name in self.names if name not in names]:
+            raise ValueError(f"the model does not know the classes {unknown}; it knows {list(names)}")
+        labels = np.array([names.index(name) for name in self.names])[self.images.labels]
+        return self._replace(images=self.images._replace(labels=labels), names=tuple(names))
+
 
 def load_samples(name: str) -> Images:
     """The images shipped with the package under a name: "mnist" or "fashion-mnist"."""
@@ -47,7 +68,7 @@ def load_samples(name: str) -> Images:
             f'no samples "{name}"; there are {sorted(file.stem for file in _SAMPLES.glob("*.npz"))}'
         )
     with np.load(path, allow_pickle=False) as arrays:
-        return from_arrays(arrays["images"], arrays["labels"].astype(int))
+        return from_arrays(arrays["images"], arrays["labels"].astype(int)).take(slice(None))
 
 
 def load_images(
@@ -64,11 +85,14 @@ def load_images(
     cannot be read (left out with `skip_bad`); for a data set without a column of images, for images of several sizes or
     modes without a `shape`, for labels that are not classes, for arrays that are not images.
     """
-    return read(data, split, shape=shape, skip_bad=skip_bad).images
+    return read(data, split, shape=shape, skip_bad=skip_bad).images.take(slice(None))
 
 
 def read(data: Any, split: str = "train", *, shape: tuple[int, ...] | None = None, skip_bad: bool = False) -> Source:
     """As `load_images`, with the names of the classes, and with how many images were resized or left out."""
+    sized = isinstance(shape, tuple | list) and len(shape) == 3
+    if shape is not None and not (sized and all(type(size) is int and size > 0 for size in shape)):
+        raise ValueError(f"shape is {shape}; images have three whole numbers, (height, width, channels)")
     if isinstance(data, Source):
         return data._replace(images=from_arrays(*data.images, shape))
     if isinstance(data, tuple) and len(data) == 2:
@@ -85,14 +109,13 @@ def read(data: Any, split: str = "train", *, shape: tuple[int, ...] | None = Non
 def from_arrays(images: Any, labels: Any, shape: tuple[int, ...] | None = None) -> Images:
     """Bytes or floats in [0, 1], `(count, height, width)` or with channels. **Raises** as `load_images`."""
     images = np.asarray(images)
-    if images.ndim not in (3, 4) or not images.size or images.dtype.kind not in "fu":
+    floats = images.dtype.kind == "f"
+    if images.ndim not in (3, 4) or not images.size or not (floats or images.dtype == np.uint8):
         raise ValueError(
             f"images of shape {images.shape} and dtype {images.dtype}; expected bytes, or floats in [0, 1], of shape "
             "(count, height, width, channels)"
         )
-    if images.dtype.kind == "u":
-        images = images.astype(np.float32) / 255
-    elif not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
+    if floats and not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
         raise ValueError(f"images from {images.min()} to {images.max()}; expected floats in [0, 1], or bytes")
     images = images if images.ndim == 4 else images[..., None]
     if shape is not None and images.shape[1:] != tuple(shape):
@@ -107,7 +130,7 @@ def from_arrays(images: Any, labels: Any, shape: tuple[int, ...] | None = None) 
             f"labels of shape {labels.shape} and dtype {labels.dtype} for {len(images)} images; expected one integer "
             "an image"
         )
-    if labels.min() < 0:
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
         raise ValueError(f"labels from {labels.min()} to {labels.max()}; expected classes 0, 1, 2, …")
     return Images(images, labels.astype(np.int32))
 
@@ -116,9 +139,12 @@ def split_off(data: Images, share: float, seed: int) -> tuple[Images, Images]:
     """All but a `share` of the images, and those, drawn by `seed`. **Raises** ValueError when either is empty."""
     held_out = round(share * len(data.images))
     if not 0 < held_out < len(data.images):
-        raise ValueError(f"{len(data.images)} images cannot be parted into {share:.3g} held out and the rest")
+        raise ValueError(
+            f"{len(data.images)} images cannot be parted into {share:.3g} held out and the rest; "
+            "validation=0 (--validation 0) holds none out"
+        )
     order = np.random.default_rng(seed).permutation(len(data.images))
-    return data.take(order[held_out:]), data.take(order[:held_out])
+    return data.part(order[held_out:]), data.part(order[:held_out])
 
 
 def splits(data: Any) -> list[str]:
@@ -152,15 +178,17 @@ def _from_table(table: Any, name: str, shape: tuple[int, ...] | None, skip_bad: 
     kinds = {name: type(feature) for name, feature in table.features.items()}
     image_columns = [name for name, kind in kinds.items() if kind is datasets.Image]
     label_columns = [name for name, kind in kinds.items() if kind is datasets.ClassLabel]
+    if not label_columns and str(getattr(table.features.get("label"), "dtype", "")).startswith("int"):
+        label_columns = ["label"]
     if len(image_columns) != 1 or len(label_columns) > 1:
         raise ValueError(f"{name} has columns {list(kinds)}; expected one of images and at most one of class labels")
     images, kept, bad, resized = [], [], [], 0
     seen: collections.Counter[tuple[tuple[int, ...], str]] = collections.Counter()
     for index, stored in enumerate(table.cast_column(image_columns[0], datasets.Image(decode=False))[image_columns[0]]):
-        place = stored["path"] or f"image {index} of {name}"
+        place = (stored or {}).get("path") or f"image {index} of {name}"
         try:
             picture = _decode(stored)
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
+        except Exception as error:  # whatever a broken file makes Pillow's many readers raise
             if not skip_bad:
                 raise ValueError(f"{place} cannot be read: {error} (--skip-bad leaves such images out)") from None
             bad.append(place)
@@ -177,11 +205,14 @@ def _from_table(table: Any, name: str, shape: tuple[int, ...] | None, skip_bad: 
     if shape is None and len(seen) > 1:
         kinds_seen = ", ".join(f"{count} of {h} × {w} {mode}" for ((h, w), mode), count in seen.most_common(3))
         raise ValueError(
-            f"{name} has images of several sizes or modes ({kinds_seen}); say which `shape` they should get"
+            f"{name} has images of several sizes or modes ({kinds_seen}); say which `shape` they should get "
+            "(--set shape=[28,28,1])"
         )
     labels = np.asarray(table[label_columns[0]])[kept] if label_columns else None
-    names = tuple(table.features[label_columns[0]].names or ()) if label_columns else ()
-    if labels is not None and labels.max() >= len(names):
+    names = tuple(getattr(table.features[label_columns[0]], "names", None) or ()) if label_columns else ()
+    if labels is not None and labels.dtype.kind not in "iu":
+        raise ValueError(f"{name} has images without a label")
+    if labels is not None and names and labels.max() >= len(names):
         raise ValueError(f"{name} has labels from {labels.min()} to {labels.max()} and names for {len(names)} classes")
     notes = []
     if resized:
@@ -192,10 +223,12 @@ def _from_table(table: Any, name: str, shape: tuple[int, ...] | None, skip_bad: 
     return Source(from_arrays(np.stack(images), labels), names, tuple(notes))
 
 
-def _decode(stored: dict[str, Any]) -> Any:
-    """An upright picture of 8 bits a channel, grey or in colour. **Raises** OSError, ValueError, SyntaxError."""
+def _decode(stored: dict[str, Any] | None) -> Any:
+    """An upright picture of 8 bits a channel, grey or in colour."""
     from PIL import Image, ImageOps
 
+    if stored is None:
+        raise ValueError("it is missing")
     source = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
     with Image.open(source) as picture:
         if picture.mode not in _EIGHT_BIT:

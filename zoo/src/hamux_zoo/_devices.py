@@ -3,6 +3,7 @@
 One program for one device and for many (jax's SPMD): the compiler adds the communication that the placement needs.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,9 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     Under SLURM and Kubernetes jax finds all three by itself. A process that dies ends the others within a minute.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=20)
+    jax.distributed.initialize(
+        coordinator, num_processes, process_id, heartbeat_timeout_seconds=20, shutdown_timeout_seconds=20
+    )
 
 
 class Placement(NamedTuple):
@@ -76,13 +79,22 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
-def wait_for_all(place: str) -> None:
-    """Until every process has come here."""
-    multihost_utils.sync_global_devices(place)
+def lead(act: Callable[[], None]) -> None:
+    """Do in the first process what it does for all, the others waiting. **Raises** in all of them if it fails."""
+    problem: Exception | None = None
+    if leads():
+        try:
+            act()
+        except Exception as error:
+            problem = error
+    if in_any_process(problem is not None):
+        raise problem or RuntimeError("the first process has failed; its message says why")
 
 
 def in_any_process(flag: bool) -> bool:
     """Whether it is so in one of them at least."""
+    if jax.process_count() == 1:
+        return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 

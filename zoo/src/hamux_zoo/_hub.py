@@ -8,6 +8,7 @@ import difflib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,11 +100,15 @@ def read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[
 
 
 def write_folder(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.ndarray], card: str) -> None:
-    """Write the three files of a model."""
+    """Write the three files of a model, each aside before it takes the place of one that was there."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, folder / WEIGHTS)
-    (folder / CARD).write_text(card, encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        aside = Path(name)
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, aside / WEIGHTS)
+        (aside / CARD).write_text(card, encoding="utf-8")
+        for file in (CONFIG, WEIGHTS, CARD):
+            (aside / file).replace(folder / file)
 
 
 def _existing(path: Path) -> Path:

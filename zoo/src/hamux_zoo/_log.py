@@ -45,40 +45,51 @@ class Log:
 Tracker = Callable[[int, dict[str, float]], None]
 
 
-def tracker(name: str | None, workdir: Path | None, settings: dict[str, Any]) -> Tracker:
-    """What passes numbers on: to "trackio", to "tensorboard", or, for None, nowhere.
+Start = Callable[[Path, dict[str, Any]], Tracker]
+
+
+def tracker(name: str | None) -> Start:
+    """What, from a run's folder and settings, makes that which passes numbers on: to "trackio", to "tensorboard", or,
+    for None, nowhere.
 
     **Raises** ValueError for another name, or for one whose package is not installed.
     """
     if name is None:
-        return lambda step, values: None
+        return lambda workdir, settings: lambda step, values: None
     if name not in _TRACKERS:
         raise ValueError(f'unknown log "{name}"; there are {sorted(_TRACKERS)}')
     try:
-        return _TRACKERS[name](workdir or Path("runs"), settings)
+        return _TRACKERS[name]()
     except ImportError as error:
         raise ValueError(f"{error}; install it with: pip install 'hamux-zoo[{name}]'") from None
 
 
-def _trackio(workdir: Path, settings: dict[str, Any]) -> Tracker:
+def _trackio() -> Start:
     import trackio
 
-    run = trackio.init(project="hamux-zoo", name=workdir.name, config=settings, resume="allow")
-    return lambda step, values: run.log(values, step=step)
+    def start(workdir: Path, settings: dict[str, Any]) -> Tracker:
+        name = "-".join(workdir.absolute().parts[-2:])
+        run = trackio.init(project="hamux-zoo", name=name, config=settings, resume="allow")
+        return lambda step, values: run.log(values, step=step)
+
+    return start
 
 
-def _tensorboard(workdir: Path, settings: dict[str, Any]) -> Tracker:
+def _tensorboard() -> Start:
     from tensorboardX import SummaryWriter
 
-    writer = SummaryWriter(str(workdir / "tensorboard"))
-    writer.add_text("settings", json.dumps(settings, indent=2))
+    def start(workdir: Path, settings: dict[str, Any]) -> Tracker:
+        writer = SummaryWriter(str(workdir / "tensorboard"))
+        writer.add_text("settings", json.dumps(settings, indent=2))
 
-    def track(step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
+        def track(step: int, values: dict[str, float]) -> None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+            writer.flush()
 
-    return track
+        return track
+
+    return start
 
 
-_TRACKERS: dict[str, Callable[[Path, dict[str, Any]], Tracker]] = {"trackio": _trackio, "tensorboard": _tensorboard}
+_TRACKERS: dict[str, Callable[[], Start]] = {"trackio": _trackio, "tensorboard": _tensorboard}

@@ -5,7 +5,7 @@ import importlib.metadata
 import types
 import typing
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -95,10 +95,13 @@ class ZooModel(eqx.Module):
                 raise ValueError(f'{path}: tensor "{name}" is {tensors[name].dtype}, expected {leaf.dtype}')
         return jax.tree.unflatten(jax.tree.structure(skeleton), [jnp.asarray(tensors[name]) for name in named])
 
-    def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, card: str | None = None, class_names: Sequence[str] | None = None
+    ) -> None:
         """Write `config.json`, `model.safetensors` keyed by tree path, and `README.md`, the model card.
 
-        Without a `card`, one with the folder's name and the config is written.
+        Without a `card`, one with the folder's name and the config is written. With `class_names`, the classes' in
+        their order, labels of other data are understood by name (`hamux-zoo evaluate`).
         """
         folder = Path(folder)
         saved = {
@@ -107,6 +110,8 @@ class ZooModel(eqx.Module):
             "hamux_zoo_version": importlib.metadata.version("hamux-zoo"),
             "config": dataclasses.asdict(self.config),
         }
+        if class_names:
+            saved["class_names"] = list(class_names)
         tensors = {name: np.asarray(leaf) for name, leaf in named_leaves(self).items()}
         write_folder(folder, saved, tensors, card or plain_card(folder.name, self))
 

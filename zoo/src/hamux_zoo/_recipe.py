@@ -26,7 +26,12 @@ _OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], float]
         ),
         0.02,
     ),
-    "sgd": (lambda rate, decay: optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum=0.9)), 0.1),
+    "sgd": (
+        lambda rate, decay: optax.chain(
+            optax.trace(0.9), optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate)
+        ),
+        0.1,
+    ),
 }
 
 
@@ -78,11 +83,12 @@ class Recipe:
             raise ValueError(
                 f'unknown optimizer "{self.optimizer}"; there are {sorted(_OPTIMIZERS)}, or give one of optax'
             )
-        if not isinstance(self.optimizer, str) and self.learning_rate is not None:
-            raise ValueError(f"learning_rate is {self.learning_rate}, and optax's optimizer brings its own; give one")
+        given = [name for name in ("learning_rate", "weight_decay") if getattr(self, name)]
+        if not isinstance(self.optimizer, str) and given:
+            raise ValueError(f"{given[0]} is {getattr(self, given[0])}, and optax's optimizer brings its own; give one")
 
     def settings(self) -> dict[str, Any]:
-        """As JSON values, functions by their name."""
+        """As JSON values; of functions, what they are called."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["learning_rate"] = self.rate
         return json.loads(

@@ -1,22 +1,27 @@
 """The folder of a run: whose it is, its log, its checkpoints, what it made. One process writes, the first."""
 
+import contextlib
 import errno
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+from safetensors import SafetensorError
 
 from ._checkpoints import Checkpoints
 from ._data import Images
-from ._devices import leads, wait_for_all
+from ._devices import lead
 from ._log import TIMINGS, Log, tracker
 from ._model import ZooModel, plain_card
 from ._steps import State
 from ._tasks import examples
 
+_MADE = ("run.json", "log.jsonl", "checkpoints", "best", "model", "curves.png", "samples.png", "tensorboard")
+_GO_ON = "make room, and the same call, or command, goes on"
 _WAY_OUT = "take another folder, or overwrite it (overwrite=True, --overwrite)"
 
 
@@ -44,17 +49,15 @@ class Run:
         task = identity["task"]
         self._tasks = [task] if isinstance(task, str) else list(task)
         self._log = Log(path / "log.jsonl")
-        if leads():
-            self._claim(identity, resume, overwrite)
-            needed, free = 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(path).free
-            if free < needed:
-                raise OSError(
-                    errno.ENOSPC, f"checkpoints need {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free", path
-                )
-        self._track = tracker(log if leads() else None, path, identity)
-        wait_for_all("the run's folder")
         self.best = math.inf
         self.last_kept: int | None = None
+
+        def open_folder() -> None:
+            start = tracker(log)
+            self._claim(identity, resume, overwrite, 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            self._track = start(path, identity)
+
+        lead(open_folder)
         self._checkpoints = Checkpoints(path / "checkpoints")
 
     def restore(self, state: State, loader: Any) -> State:
@@ -63,8 +66,7 @@ class Run:
             self.last_kept, state, meta = found
             self.best = meta["best"]
             loader.set_state(meta["loader"])
-        if leads():
-            self._log.rewind(self.last_kept or 0)
+        lead(lambda: self._log.rewind(self.last_kept or 0))
         return state
 
     def keep(self, step: int, state: State, loader: Any) -> None:
@@ -74,41 +76,58 @@ class Run:
 
     def report(self, line: dict[str, float]) -> None:
         """Add a line to the log."""
-        if leads():
-            self._log.append(line)
-            self._track(int(line["step"]), {name: value for name, value in line.items() if name != "step"})
+        step, values = int(line["step"]), {name: value for name, value in line.items() if name != "step"}
+        with self._room(step):
+            lead(lambda: self._log.append(line))
+            lead(lambda: self._track(step, values))
 
-    def show(self, model: Any, line: dict[str, float], data: Images) -> None:
+    def show(self, model: ZooModel, line: dict[str, float], data: Images) -> None:
         """Keep the model if its loss is the lowest so far, and draw the curves and some examples from `data`."""
         loss = line.get("validation_loss", line["loss"])
-        if loss < self.best:
-            self.best = loss
-            self.save("best", model)
-        if not leads():
-            return
-        from . import plots
+        improved, self.best = loss < self.best, min(loss, self.best)
 
-        plots.save(plots.training_curves(self._log.lines()), self.path / "curves.png")
-        pictures = examples(model, data.take(slice(8)), self._tasks, self._names)
-        plots.save(plots.image_rows(*pictures), self.path / "samples.png")
+        def write() -> None:
+            from . import plots
 
-    def save(self, name: str, model: ZooModel) -> None:
-        """The folder of a model, "best" or "model"."""
-        if leads():
-            measured = {key: value for key, value in self._log.lines()[-1].items() if key not in TIMINGS}
-            parts: dict[str, dict[Any, Any]] = {"Recipe": self._identity, "Measured": measured}
-            if self._names:
-                parts["Classes"] = dict(enumerate(self._names))
-            card = plain_card(self.path.name, model)
-            for title, values in parts.items():
-                card += f"\n## {title}\n\n" + "".join(f"- {key}: {value}\n" for key, value in values.items())
-            model.save_pretrained(self.path / name, card=card)
+            if improved:
+                self._write(model, "best")
+            plots.save(plots.training_curves(self._log.lines()), self.path / "curves.png")
+            pictures = examples(model, data.take(slice(8)), self._tasks, self._names)
+            plots.save(plots.image_rows(*pictures), self.path / "samples.png")
 
-    def _claim(self, identity: dict[str, Any], resume: bool, overwrite: bool) -> None:
+        with self._room(int(line["step"])):
+            lead(write)
+
+    def finish(self, step: int, model: ZooModel) -> Path:
+        """Save the result; its folder."""
+        with self._room(step):
+            lead(lambda: self._write(model, "model"))
+        return self.path / "model"
+
+    def _write(self, model: ZooModel, name: str) -> None:
+        measured = {key: value for key, value in self._log.lines()[-1].items() if key not in TIMINGS}
+        card = plain_card(self.path.name, model)
+        for title, values in {"Recipe": self._identity, "Measured": measured}.items():
+            card += f"\n## {title}\n\n" + "".join(f"- {key}: {value}\n" for key, value in values.items())
+        model.save_pretrained(self.path / name, card=card, class_names=self._names)
+
+    @contextlib.contextmanager
+    def _room(self, step: int) -> Iterator[None]:
+        """**Raises** OSError, with the step and the way on, when what is done inside cannot write."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            stands = (
+                f"the checkpoint of step {self.last_kept} stands" if self.last_kept else "there is no checkpoint yet"
+            )
+            problem = f"after step {step} nothing can be written to {self.path}: {error}; {stands}; {_GO_ON}"
+            raise OSError(getattr(error, "errno", None) or errno.EIO, problem) from error
+
+    def _claim(self, identity: dict[str, Any], resume: bool, overwrite: bool, needed: int) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         own = self.path / "run.json"
         if overwrite:
-            for name in ("run.json", "log.jsonl", "checkpoints", "best", "model", "curves.png", "samples.png"):
+            for name in _MADE:
                 made = self.path / name
                 shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
         if own.exists():
@@ -120,6 +139,9 @@ class Run:
             return
         if not overwrite and any(path.suffix != ".aside" for path in self.path.iterdir()):
             raise ValueError(f"{self.path} is not empty and holds no run; {_WAY_OUT}")
+        if (free := shutil.disk_usage(self.path).free) < needed:
+            room = f"checkpoints take {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free; {_GO_ON}"
+            raise OSError(errno.ENOSPC, room, str(self.path))
         aside = own.with_suffix(".aside")
         aside.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
         aside.replace(own)

@@ -11,8 +11,12 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ._data import Images
+from ._log import TIMINGS
 from ._recipe import Recipe
 from ._tasks import Loss
+
+# What a log line holds besides a loss's own metrics.
+RESERVED = {"loss", "step", "count", "gradient_norm", *TIMINGS}
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -38,8 +42,13 @@ Measure = Callable[[Any, Any, Images, PRNGKeyArray], Metrics]
 
 
 def first_state(weights: Any, recipe: Recipe, measure: Measure, frozen: Any, batch: Images) -> State:
-    """Before the first step; `batch` gives the shapes from which the loss's metrics are known."""
+    """Before the first step; `batch` gives the shapes from which the loss's metrics are known.
+
+    **Raises** ValueError for a loss that does not give a scalar and scalars by name.
+    """
     metrics = jax.eval_shape(measure, weights, frozen, batch, jr.key(0))
+    if wrong := [name for name, value in metrics.items() if value.shape]:
+        raise ValueError(f"{wrong} of the loss function are of shape {metrics[wrong[0]].shape}; expected scalars")
     with jax.numpy_dtype_promotion("standard"):  # optax adds integers to floats
         optimizer = jax.jit(recipe.transformation().init)(weights)
     sums = {name: jnp.zeros((), jnp.float32) for name in [*metrics, "gradient_norm", "count"]}
@@ -50,8 +59,15 @@ def make_measure(loss: Loss, recipe: Recipe) -> Measure:
     """(weights, frozen, batch, key) -> the loss, under "loss", and its metrics."""
 
     def measure(weights, frozen, batch, key):
-        value, metrics = loss(*_cast(recipe, (eqx.combine(weights, frozen), batch)), key=key)
-        return jax.tree.map(lambda value: value.astype(jnp.float32), {"loss": value, **metrics})
+        measured = loss(*_cast(recipe, (eqx.combine(weights, frozen), batch)), key=key)
+        if not (isinstance(measured, tuple) and len(measured) == 2 and isinstance(measured[1], dict)):
+            raise ValueError(f"the loss function gave a {type(measured).__name__}; expected (loss, metrics by name)")
+        value, metrics = measured
+        if taken := [name for name in metrics if name in RESERVED or name.startswith("validation_")]:
+            raise ValueError(
+                f"metrics {taken} need other names; the log has {sorted(RESERVED)} and validation_… itself"
+            )
+        return jax.tree.map(lambda value: jnp.asarray(value).astype(jnp.float32), {"loss": value, **metrics})
 
     return measure
 
@@ -67,15 +83,19 @@ def make_step(measure: Measure, recipe: Recipe) -> Step:
     def gradient_of(weights, frozen, batch, key):
         """Gradient and metrics of a batch, its pieces one after another."""
 
+        def of_piece(piece):
+            return jax.grad(loss, has_aux=True)(weights, frozen, *piece)
+
         def add(total, piece):
-            return jax.tree.map(jnp.add, total, jax.grad(loss, has_aux=True)(weights, frozen, *piece)), None
+            return jax.tree.map(jnp.add, total, of_piece(piece)), None
 
         count = recipe.accumulate
         # Every device gives each piece its share: rows i, i + count, i + 2 count, …
         pieces = jax.tree.map(lambda rows: rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1), batch)
         pieces = pieces, jr.split(key, count)
-        first = jax.grad(loss, has_aux=True)(weights, frozen, *jax.tree.map(lambda rows: rows[0], pieces))
-        total, _ = jax.lax.scan(add, first, jax.tree.map(lambda rows: rows[1:], pieces))
+        shapes = jax.eval_shape(of_piece, jax.tree.map(lambda rows: rows[0], pieces))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, pieces)
         return jax.tree.map(lambda value: value / count, total)
 
     def step(state: State, frozen: Any, batch: Images) -> State:

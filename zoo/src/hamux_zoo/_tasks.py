@@ -98,8 +98,9 @@ def _recall(model: Any, batch: Images, key: PRNGKeyArray, damage: Any, metric: s
     def one(key, image, label):
         start, known = damage(model, key, image)
         shown, scores = model.rehearse(start, known, key=key_recall)
+        asked = jnp.ones(image.shape, bool) if known is None else ~known
         errors = jnp.square(shown.astype(jnp.float32) - image.astype(jnp.float32)[None])
-        errors = jnp.mean(errors, axis=(1, 2, 3), where=None if known is None else ~known[None])
+        errors = jnp.sum(errors, axis=(1, 2, 3), where=asked[None]) / jnp.maximum(jnp.sum(asked), 1).astype(jnp.float32)
         surprise = jnp.zeros_like(errors)
         if label is not None and scores is not None:
             labels = jnp.broadcast_to(label, errors.shape)

@@ -78,17 +78,19 @@ def finetune(
       task alone.
     - `validation`: the share of the images held out, on which loss and metrics are measured `every` so many steps (a
       tenth of all), when a checkpoint is written as well.
-    - `seed`: of order, augmentation, damage, what is held out, and a new head. `overfit_one_batch` trains on the first
-      batch alone, as it is: a loss that does not fall then tells of a mistake.
+    - `seed`: of order, augmentation, damage, what is held out, and a new head. `overfit_one_batch` trains on one batch
+      alone, as it is: a loss that does not fall then tells of a mistake.
     - `workdir`: the run's folder: `model` (the result) and `best` (by validation loss), `log.jsonl`, `curves.png`,
       `samples.png`, `checkpoints`. The same call goes on where a run of this folder stopped, and ends in the same
-      weights; with `resume=False`, and for another run, the folder is refused, with `overwrite` emptied of its run.
+      weights (a function given as loss, optimizer or selector is known by its name alone); with `resume=False`, and for
+      another run, the folder is refused, with `overwrite` emptied of its run.
     - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
     - `skip_bad`: leave out images that cannot be read. `log`: with a work folder, report to "trackio" or "tensorboard"
       as well. `quiet`: show nothing.
 
-    SIGINT (Ctrl-C) and SIGTERM end a run with a work folder after the step at hand and a checkpoint, by
-    KeyboardInterrupt.
+    SIGINT (Ctrl-C) and SIGTERM end a run with a work folder after the step at hand (of several processes: at the next
+    report) and a checkpoint, by KeyboardInterrupt. Every process reads all images and keeps them, as bytes where they
+    come as bytes; it loads its own share of each batch.
 
     **Raises** ValueError for arguments and data that do not fit, saying what would; FileNotFoundError for data that are
     not there; FloatingPointError when loss or gradient stop being finite, with the step, the last good checkpoint and
@@ -123,6 +125,7 @@ def finetune(
             display.say(note)
         if "classify" in names_of(task):
             model = _with_classes_of(source, model, seed, display)
+        model = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf, model)
         placement = Placement.over_all_devices(recipe.batch_size, shard_params)
 
         def open_run(identity: dict[str, Any], state: State) -> Run | None:
@@ -137,12 +140,14 @@ def finetune(
 def train(architecture: type[ZooModel], data: Any, *, config: dict[str, Any] | None = None, **options: Any) -> Any:
     """A model of random weights trained on `data`, with the options of `finetune`.
 
-    `config` has fields of the architecture's config; `shape` and `classes` are the data's unless it says otherwise.
-    The weights are drawn by `seed`. **Raises** as `finetune`.
+    `config` has fields of the architecture's config; `shape` and `classes` are the data's unless it says otherwise,
+    the classes where they are a task's. The weights are drawn by `seed`. **Raises** as `finetune`.
     """
     given = dict(config or {})
     source = read(data, shape=given.get("shape"), skip_bad=options.get("skip_bad", False))
-    fields = {"shape": source.images.images.shape[1:], "classes": source.classes} | given
+    task = options.get("task", "classify")
+    labelled = callable(task) or "classify" in names_of(task)
+    fields = {"shape": source.images.images.shape[1:], "classes": source.classes if labelled else 0} | given
     model = architecture(make_config(architecture, fields, "config"), key=jr.key(options.get("seed", 0)))
     return finetune(model, source, **options)
 
@@ -190,6 +195,8 @@ def _fit(
                 if validating and held_out:
                     line |= _validated(measure, state.result, frozen, held_out, recipe, placement)
                 display.report(line)
+                if line["gradient_norm"] == 0:
+                    display.say("the gradient is 0: these images teach the trained parameters nothing")
                 if run:
                     run.report(line)
             if run and validating:
@@ -199,14 +206,13 @@ def _fit(
                 run.keep(done, state, loader)
             if stop and done < recipe.steps:
                 raise KeyboardInterrupt(
-                    f"stopped after step {done} of {recipe.steps}; the same call goes on from there"
+                    f"stopped after step {done} of {recipe.steps}; the same call, or command, goes on from there"
                 )
             if reporting:
                 clock.start()
     trained = jax.tree.map(jnp.asarray, eqx.combine(to_host(state.result), to_host(frozen)))
     if run:
-        run.save("model", trained)
-        display.say(f"saved: {run.path / 'model'}")
+        display.say(f"saved: {run.finish(done, trained)}")
     return trained
 
 
@@ -215,7 +221,8 @@ def _parted(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
     if "classify" not in names_of(recipe.task) and not callable(recipe.task):
         images = images._replace(labels=None)
     if recipe.overfit_one_batch:
-        return images.take(slice(recipe.batch_size)), None
+        order = np.random.default_rng(recipe.seed).permutation(len(images.images))
+        return images.part(np.resize(order, recipe.batch_size)), None
     return split_off(images, recipe.validation, recipe.seed) if recipe.validation else (images, None)
 
 
@@ -223,11 +230,13 @@ def _with_classes_of(source: Source, model: Any, seed: int, display: Display) ->
     """The model with a head for the data's classes. **Raises** ValueError when there are not two of them."""
     labels = source.images.labels
     if labels is None:
-        raise ValueError("the data have no labels to classify by; a folder of images has one folder a class")
-    if len(np.unique(labels)) < 2:
         raise ValueError(
-            f"all images are of one class ({(*source.names, labels[0])[0]}); to classify takes two or more"
+            "the data have no labels to classify by; a folder of images has one folder a class, two of them at least, "
+            "and no image beside them"
         )
+    if len(np.unique(labels)) < 2:
+        only = source.names[labels[0]] if source.names else labels[0]
+        raise ValueError(f"all images are of one class ({only}); to classify takes two or more")
     if source.classes == model.config.classes:
         return model
     display.say(f"the head is replaced: it was for {model.config.classes} classes, the data have {source.classes}")
@@ -237,7 +246,7 @@ def _with_classes_of(source: Source, model: Any, seed: int, display: Display) ->
 def _identity(model: ZooModel, learned: Images, recipe: Recipe) -> dict[str, Any]:
     """What tells a run from every other, as JSON values."""
     arrays = [*named_leaves(model).values(), *(part for part in learned if part is not None)]
-    sums = [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]
+    sums = [zlib.crc32(np.asarray(array).tobytes()) for array in arrays]
     shape = list(learned.images.shape)
     return {
         "model_type": model.model_type,
@@ -273,12 +282,14 @@ def _validated(
 
 
 def _what_to_try(step: int, recipe: Recipe, run: Run | None) -> str:
-    good = f"the last good checkpoint is that of step {run.last_kept}" if run and run.last_kept else "no checkpoint yet"
+    good = "no checkpoint yet"
+    if run and run.last_kept:
+        good = f"the last good checkpoint is that of step {run.last_kept}; the best model is {run.path / 'best'}"
     advice = [] if recipe.rate is None else [f"a learning rate below {recipe.rate:g}"]
     advice += [] if recipe.clip else ["clip=1.0"]
     advice += [f"more than {recipe.warmup} steps of warm-up"]
     advice += ["precision float32"] if recipe.precision == "bf16" else []
-    return f"step {step}: the loss or its gradient is not finite ({good}); try {', '.join(advice)}"
+    return f"step {step}: the loss or its gradient is not finite ({good}); try, in a new folder, {', '.join(advice)}"
 
 
 @contextlib.contextmanager

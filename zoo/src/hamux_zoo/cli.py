@@ -62,14 +62,16 @@ def evaluate(
     with _errors_as_messages():
         from ._data import read, splits
         from ._evaluation import evaluate
+        from ._hub import find_folder, read_config
         from ._registry import from_pretrained
 
         model = from_pretrained(name)
         others = [other for other in splits(data) if other == "train" != split]
         test, *train = (read(data, each, shape=model.config.shape, skip_bad=skip_bad) for each in (split, *others))
+        test = test.numbered_as(read_config(find_folder(name)).get("class_names", ()))
         for note in test.notes:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
-        console.print(_as_table(evaluate(model, test.images, *(source.images for source in train))))
+        console.print(_as_table(evaluate(model, *(source.images.take(slice(None)) for source in (test, *train)))))
 
 
 @dataclasses.dataclass
@@ -125,7 +127,10 @@ class _TrainingOptions:
         }
 
     def join(self) -> None:
-        """The other processes, if there are any."""
+        """The other processes, if there are any. **Raises** ValueError when they cannot be found."""
+        by_hand = [self.coordinator, self.num_processes, self.process_id]
+        if any(part is not None for part in by_hand) and None in by_hand:
+            raise ValueError("give --coordinator, --num-processes and --process-id together")
         if self.distributed or self.coordinator:
             from ._devices import join_processes
 

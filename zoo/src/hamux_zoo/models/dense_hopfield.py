@@ -134,9 +134,12 @@ class DenseHopfield(ZooModel):
     @property
     def beta(self) -> Float[Array, ""]:
         """The inverse temperature that it has now."""
+        return self._beta_of("pixels")
+
+    def _beta_of(self, layer: str) -> Float[Array, ""]:
         if self.config.energy in ("log-sum-exp", "epanechnikov"):
             return self._synapse.beta
-        tanh: Any = self.ham.neurons["pixels"].lagrangian
+        tanh: Any = self.ham.neurons[layer].lagrangian
         return tanh.keywords["beta"]
 
     @property
@@ -235,8 +238,11 @@ class DenseHopfield(ZooModel):
         """What three steps of a recall from `x` show, after 10 n steps without a gradient, n ≥ 0 with chance 2⁻ⁿ⁻¹.
 
         So the way down and what lies near its end are both learned, at the cost of a few steps. The scores of the
-        labels are the logits 2βx of their neurons, whose activations are tanh(βx). See `ZooModel`.
+        labels are 2βx of their neurons: where these are tanh(βx), the logits of being +1. See `ZooModel`.
+
+        **Raises** ValueError for the epanechnikov energy, as `retrieve` does.
         """
+        self._check_fixed_steps()
         clamp = None if known is None else {"pixels": jnp.ravel(known)}
         descend = functools.partial(hamux.descend, dt=1.0, clamp=clamp)
         ham, start = jax.lax.stop_gradient((self.ham, self.encode(x)))
@@ -244,7 +250,7 @@ class DenseHopfield(ZooModel):
         xs = jax.lax.fori_loop(0, tens, lambda _, xs: descend(ham, xs, steps=10).xs, start)
         path = descend(self.ham, xs, steps=3, trajectory=True).trajectory
         path = jax.tree.map(lambda states: states[1:], path)
-        scores = 2 * self.beta * path["label"] if self.config.classes else None
+        scores = 2 * self._beta_of("label") * path["label"] if self.config.classes else None
         return jax.vmap(self.decode)(path), scores
 
     def _check_fixed_steps(self) -> None:
