@@ -20,7 +20,7 @@ from hamux_zoo._data import Images
 from hamux_zoo._evaluation import evaluate
 from hamux_zoo._log import Log
 
-BUDGET = {"steps": 300, "batch_size": 64, "augment": ("flip",), "ema": 0.99, "trainable": "ham.synapses", "quiet": True}
+BUDGET = {"steps": 150, "batch_size": 64, "augment": ("flip",), "ema": 0.99, "trainable": "ham.synapses", "quiet": True}
 TASK = {"classify": 1.0, "reconstruct": 10.0}
 RATES = (0.1, 0.3, 1.0)
 
