@@ -12,12 +12,13 @@ import os
 import re
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ.pop("JAX_PLATFORMS", None)
+os.environ["XLA_FLAGS"] = "" if sys.argv[1:] else "--xla_force_host_platform_device_count=8"
 
 import jax
 import jax.random as jr
@@ -86,6 +87,11 @@ def communicated(program: str) -> int:
     return total
 
 
+if sys.argv[1:]:  # the run that is timed below, in a process of its own and on one device
+    options = {"steps": STEPS, "every": EVERY, "batch_size": BATCH, "quiet": True, "workdir": sys.argv[1]}
+    finetune(model, data, **RECIPE, **options)
+    sys.exit()
+
 print("devices  parameters  bytes communicated a step")
 communication = {}
 for devices in (1, 2, 4, 8):
@@ -110,14 +116,10 @@ with tempfile.TemporaryDirectory() as folder:
     save = statistics.median(seconds)
     print(f"a checkpoint: {save:.2f} s; ten of them in a 10-minute run: {100 * 10 * save / 600:.1f} %")
 
-    jax.config.update("jax_default_device", jax.devices()[0])
-    one = jax.devices()[:1]
-    jax.devices = lambda: one
-    options = {"steps": STEPS, "every": EVERY, "batch_size": BATCH, "quiet": True, "workdir": Path(folder) / "run"}
-    finetune(model, data, **RECIPE, **options)
+    subprocess.run([sys.executable, __file__, f"{folder}/run"], check=True)
     lines = Log(Path(folder) / "run/log.jsonl").lines()[3:]
 speed, waiting = (statistics.median(line[name] for line in lines) for name in ("images_per_second", "waiting"))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 print(f"{speed:.0f} images/s, {100 * waiting:.1f} % of the time waiting for data")
 print(f"peak memory {peak / 1e6:.0f} MB, of which the compiled step's temporaries {temporary / 1e6:.0f} MB")
 record(

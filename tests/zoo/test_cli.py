@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hamux_zoo._hub import read_card
+
 COMMAND = Path(sys.executable).with_name("hamux-zoo")
 CLOTHES = Path(__file__).parents[2] / "zoo/src/hamux_zoo/samples/clothes"
 
@@ -57,9 +59,10 @@ def test_demo_in_an_empty_folder(tmp_path):
         if len(cells) == 6 and cells[0][0].isdigit():
             rows[name] = [float(cell.removesuffix(" %")) for cell in cells]
     assert set(rows) == {"lower half missing", "30 % salt, pepper", "Gaussian, σ 0.4"}
-    for before, after, accuracy, steps, energy_before, energy_after in rows.values():
+    card = read_card("dense-hopfield-mnist").text
+    for name, (before, after, accuracy, steps, energy_before, energy_after) in rows.items():
         assert after < before
-        assert accuracy > 70
+        assert accuracy > 90 if name == "lower half missing" else f"{accuracy} %" in card
         assert steps >= 1
         assert energy_after < energy_before
     with Image.open(tmp_path / "hamux-demo/retrieval.png") as picture:

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import typer
@@ -46,6 +47,15 @@ def test_completes_better_than_the_mean_image(memory):
     assert error < 0.75 * of_the_mean
     np.testing.assert_array_equal(result.x[:, known], images[:, known])
     assert np.mean(result.converged) > 0.9
+
+
+def test_a_few_steps_denoise_and_stay_with_the_class(memory):
+    name, model, (images, labels) = memory
+    cues, _ = corruptions(images)["Gaussian, σ 0.4"]
+    denoised = np.asarray(jax.jit(jax.vmap(lambda cue: model.retrieve(cue, steps=4).x))(cues))
+    assert np.mean((denoised - images) ** 2) < 0.4 * np.mean((cues - images) ** 2)
+    expected = score(name, "test error")
+    assert 100 * np.mean(classify(model, denoised) != labels) < 2 * expected + 5
 
 
 def test_retrieval_never_goes_up(memory):
