@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import hamux
 
 ROOT = Path(__file__).parents[1]
@@ -61,6 +63,7 @@ def test_ci_runs_the_readmes_commands():
     assert f"step {tests}" in ci
 
 
+@pytest.mark.slow
 def test_the_fine_tuning_example_runs_and_learns(tmp_path):
     *_, commands = blocks("sh")
     offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "COLUMNS": "200"}

@@ -95,6 +95,7 @@ def test_eight_devices_give_what_one_gives(tmp_path, one, shard):
     assert_same_run(tmp_path / "run", one)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path, one):
     for process in pair(tmp_path / "run", 10, shard="shard"):
         assert finish(process).endswith("done 2 2\n")

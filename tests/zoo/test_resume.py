@@ -82,13 +82,6 @@ def kill_again_and_again(folder: Path, times: int, steps: int, every: int) -> in
     return killed
 
 
-def test_killed_three_times(tmp_path):
-    finish(tmp_path / "whole", 24, 2)
-    assert kill_again_and_again(tmp_path / "killed", 3, 24, 2) >= 2
-    finish(tmp_path / "killed", 24, 2)
-    assert made(tmp_path / "killed") == made(tmp_path / "whole")
-
-
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments(tmp_path):
     finish(tmp_path / "whole", 200, 2)
