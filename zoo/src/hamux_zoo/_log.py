@@ -1,5 +1,6 @@
 """The log of a run: a line of JSON a report, curves drawn from it, and trackers that get the same numbers."""
 
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -43,8 +44,6 @@ class Log:
 
 
 Tracker = Callable[[int, dict[str, float]], None]
-
-
 Start = Callable[[Path, dict[str, Any]], Tracker]
 
 
@@ -58,38 +57,37 @@ def tracker(name: str | None) -> Start:
         return lambda workdir, settings: lambda step, values: None
     if name not in _TRACKERS:
         raise ValueError(f'unknown log "{name}"; there are {sorted(_TRACKERS)}')
+    package, start = _TRACKERS[name]
     try:
-        return _TRACKERS[name]()
+        importlib.import_module(package)
     except ImportError as error:
         raise ValueError(f"{error}; install it with: pip install 'hamux-zoo[{name}]'") from None
+    return start
 
 
-def _trackio() -> Start:
+def _trackio(workdir: Path, settings: dict[str, Any]) -> Tracker:
     import trackio
 
-    def start(workdir: Path, settings: dict[str, Any]) -> Tracker:
-        name = "-".join(workdir.absolute().parts[-2:])
-        run = trackio.init(project="hamux-zoo", name=name, config=settings, resume="allow")
-        return lambda step, values: run.log(values, step=step)
-
-    return start
+    name = "-".join(workdir.absolute().parts[-2:])
+    run = trackio.init(project="hamux-zoo", name=name, config=settings, resume="allow")
+    return lambda step, values: run.log(values, step=step)
 
 
-def _tensorboard() -> Start:
+def _tensorboard(workdir: Path, settings: dict[str, Any]) -> Tracker:
     from tensorboardX import SummaryWriter
 
-    def start(workdir: Path, settings: dict[str, Any]) -> Tracker:
-        writer = SummaryWriter(str(workdir / "tensorboard"))
-        writer.add_text("settings", json.dumps(settings, indent=2))
+    writer = SummaryWriter(str(workdir / "tensorboard"))
+    writer.add_text("settings", json.dumps(settings, indent=2))
 
-        def track(step: int, values: dict[str, float]) -> None:
-            for name, value in values.items():
-                writer.add_scalar(name, value, step)
-            writer.flush()
+    def track(step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
 
-        return track
-
-    return start
+    return track
 
 
-_TRACKERS: dict[str, Callable[[], Start]] = {"trackio": _trackio, "tensorboard": _tensorboard}
+_TRACKERS: dict[str, tuple[str, Start]] = {
+    "trackio": ("trackio", _trackio),
+    "tensorboard": ("tensorboardX", _tensorboard),
+}

@@ -77,9 +77,13 @@ class Run:
     def report(self, line: dict[str, float]) -> None:
         """Add a line to the log."""
         step, values = int(line["step"]), {name: value for name, value in line.items() if name != "step"}
+
+        def write() -> None:
+            self._log.append(line)
+            self._track(step, values)
+
         with self._room(step):
-            lead(lambda: self._log.append(line))
-            lead(lambda: self._track(step, values))
+            lead(write)
 
     def show(self, model: ZooModel, line: dict[str, float], data: Images) -> None:
         """Keep the model if its loss is the lowest so far, and draw the curves and some examples from `data`."""

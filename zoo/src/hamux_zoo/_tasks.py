@@ -72,6 +72,11 @@ def names_of(task: Task) -> list[str]:
     return [] if callable(task) else [task] if isinstance(task, str) else list(task)
 
 
+def uses_labels(task: Task) -> bool:
+    """Whether the labels of the data are learned, or may be."""
+    return callable(task) or "classify" in names_of(task)
+
+
 def classify(model: Any, batch: Images, *, key: PRNGKeyArray) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy of the softmax of `model.classify`'s scores."""
     scores = jax.vmap(model.classify)(batch.images).astype(jnp.float32)

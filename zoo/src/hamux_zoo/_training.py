@@ -10,6 +10,7 @@ import signal
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from ._progress import Clock, Display
 from ._recipe import Recipe, Selector
 from ._run import Run
 from ._steps import State, first_state, make_measure, make_step
-from ._tasks import Task, loss_of, names_of
+from ._tasks import Task, loss_of, names_of, uses_labels
 
 
 def finetune(
@@ -127,13 +128,10 @@ def finetune(
             model = _with_classes_of(source, model, seed, display)
         model = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf, model)
         placement = Placement.over_all_devices(recipe.batch_size, shard_params)
-
-        def open_run(identity: dict[str, Any], state: State) -> Run | None:
-            if workdir is None:
-                return None
-            path = Path(workdir)
-            return Run(path, identity, state, source.names, resume=resume, overwrite=overwrite, log=log)
-
+        open_run = None
+        if workdir is not None:
+            names = source.names
+            open_run = partial(Run, Path(workdir), names=names, resume=resume, overwrite=overwrite, log=log)
         return _fit(model, source, recipe, placement, display, open_run)
 
 
@@ -145,9 +143,8 @@ def train(architecture: type[ZooModel], data: Any, *, config: dict[str, Any] | N
     """
     given = dict(config or {})
     source = read(data, shape=given.get("shape"), skip_bad=options.get("skip_bad", False))
-    task = options.get("task", "classify")
-    labelled = callable(task) or "classify" in names_of(task)
-    fields = {"shape": source.images.images.shape[1:], "classes": source.classes if labelled else 0} | given
+    classes = source.classes if uses_labels(options.get("task", "classify")) else 0
+    fields = {"shape": source.images.images.shape[1:], "classes": classes} | given
     model = architecture(make_config(architecture, fields, "config"), key=jr.key(options.get("seed", 0)))
     return finetune(model, source, **options)
 
@@ -158,13 +155,13 @@ def _fit(
     recipe: Recipe,
     placement: Placement,
     display: Display,
-    open_run: Callable[[dict[str, Any], State], Run | None],
+    open_run: Callable[[dict[str, Any], State], Run] | None,
 ) -> Any:
     learned, held_out = _parted(source.images, recipe)
     weights, frozen = recipe.part(model)
     measure = make_measure(loss_of(recipe.task, model), recipe)
     state = first_state(weights, recipe, measure, frozen, learned.take(np.zeros(recipe.batch_size, int)))
-    run = open_run(_identity(model, learned, recipe), state)
+    run = open_run(_identity(model, learned, recipe), state) if open_run else None
     state, frozen = placement.place(state), placement.place(frozen)
     loader = batches(learned, recipe.batch_size, None if recipe.overfit_one_batch else recipe.seed, placement)
     if run:
@@ -218,7 +215,7 @@ def _fit(
 
 def _parted(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
     """What is learned and what is held out."""
-    if "classify" not in names_of(recipe.task) and not callable(recipe.task):
+    if not uses_labels(recipe.task):
         images = images._replace(labels=None)
     if recipe.overfit_one_batch:
         order = np.random.default_rng(recipe.seed).permutation(len(images.images))
@@ -246,7 +243,7 @@ def _with_classes_of(source: Source, model: Any, seed: int, display: Display) ->
 def _identity(model: ZooModel, learned: Images, recipe: Recipe) -> dict[str, Any]:
     """What tells a run from every other, as JSON values."""
     arrays = [*named_leaves(model).values(), *(part for part in learned if part is not None)]
-    sums = [zlib.crc32(np.asarray(array).tobytes()) for array in arrays]
+    sums = [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays]
     shape = list(learned.images.shape)
     return {
         "model_type": model.model_type,
