@@ -15,12 +15,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from einops import einsum, rearrange
+from einops import rearrange
 from jax.nn import logsumexp, relu
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._binding import bind
-from ._checks import positive
+from ._checks import positive, whole
 from ._lagrangians import lagr_relu
 from ._precision import accumulator, widened
 
@@ -238,27 +238,125 @@ class AttentionSynapse(eqx.Module):
     """E = −(1/β) Σ_heads Σ_q log Σ_k exp(β K_k · Q_q) with K = W_K g, Q = W_Q g: attention as an energy.
 
     g is `(tokens, dim)`; `Wk`, `Wq` are `(heads, head_dim, dim)`; `beta` is 1/√head_dim unless given. Every token
-    attends to every token, itself included. Not concave in g: no step size is certified.
-    Hoover et al., "Energy Transformer", 2023.
+    attends to every token, and to itself unless `attend_self` is False. Not concave in g: no step size is certified.
+
+    With P_qk the softmax over k of β K_k · Q_q, ∂E/∂Q_q = −Σ_k P_qk K_k is attention whose values are the keys, and
+    ∂E/∂K_k = −Σ_q P_qk Q_q. These closed forms are what `jax.grad` meets; with `closed_form=False` it goes through the
+    log-sum-exp (`tests/benchmarks/attention.py`: slower). Queries are taken `block` at a time, or all at once where
+    they are no more, so that memory grows with tokens · `block`, not with tokens².
+
+    Hoover et al., "Energy Transformer", 2023, eq. 3.
+
+    **Raises** ValueError for a `block` < 1.
     """
 
     Wk: Float[Array, "heads head_dim dim"]
     Wq: Float[Array, "heads head_dim dim"]
     beta: float = eqx.field(static=True)
+    attend_self: bool = eqx.field(static=True)
+    block: int = eqx.field(static=True)
+    closed_form: bool = eqx.field(static=True)
 
-    def __init__(self, key: PRNGKeyArray, dim: int, heads: int, head_dim: int, beta: float | None = None):
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        beta: float | None = None,
+        attend_self: bool = True,
+        block: int = 256,
+        closed_form: bool = True,
+    ):
         key_k, key_q = jr.split(key)
         self.Wk = 0.02 * jr.normal(key_k, (heads, head_dim, dim))
         self.Wq = 0.02 * jr.normal(key_q, (heads, head_dim, dim))
         self.beta = 1 / math.sqrt(head_dim) if beta is None else float(beta)
+        self.attend_self = attend_self
+        self.block = whole("block", block, "at least one query is taken at a time")
+        self.closed_form = closed_form
 
     def __call__(self, g: Float[Array, "tokens dim"]) -> Float[Array, ""]:
-        if g.ndim != 2 or g.shape[-1] != self.Wk.shape[-1]:
-            raise ValueError(f"AttentionSynapse got g of shape {g.shape}, expected (tokens, {self.Wk.shape[-1]})")
-        keys = einsum(widened(self.Wk), widened(g), "head z dim, token dim -> head token z")
-        queries = einsum(widened(self.Wq), widened(g), "head z dim, token dim -> head token z")
-        scores = self.beta * einsum(keys, queries, "head key z, head query z -> head query key")
-        return -jnp.sum(logsumexp(scores, axis=-1)) / self.beta
+        keys, queries = self._keys_and_queries(g)
+        if self.closed_form:
+            return _attention_energy(keys, queries, self.beta, self.attend_self, self.block)
+        return -jnp.sum(logsumexp(_scores(keys, queries, self.beta, self.attend_self), axis=-1)) / self.beta
+
+    def attention(self, g: Float[Array, "tokens dim"]) -> Float[Array, "heads tokens tokens"]:
+        """P, how much each token, the second axis, attends to each, the third: softmax over k of β K_k · Q_q."""
+        keys, queries = self._keys_and_queries(g)
+        return jax.nn.softmax(_scores(keys, queries, self.beta, self.attend_self), axis=-1)
+
+    def _keys_and_queries(self, g: Float[Array, "tokens dim"]) -> Float[Array, "2 heads tokens head_dim"]:
+        heads, _, dim = self.Wk.shape
+        if g.ndim != 2 or g.shape[-1] != dim:
+            raise ValueError(f"AttentionSynapse got g of shape {g.shape}, expected (tokens, {dim})")
+        if len(g) == 1 and not self.attend_self:
+            raise ValueError("AttentionSynapse got one token, which may not attend to itself and has no other")
+        both = _product(g, jnp.concatenate([self.Wk, self.Wq]).reshape(-1, dim))
+        return rearrange(both, "token (two head z) -> two head token z", two=2, head=heads)
+
+
+def _scores(
+    keys: Float[Array, "heads tokens head_dim"],
+    queries: Float[Array, "heads queries head_dim"],
+    beta: float,
+    attend_self: bool,
+    first: int | Array = 0,
+) -> Float[Array, "heads queries tokens"]:
+    """β K_k · Q_q, −∞ where a query, of which the first is token `first`, may not attend to its own token."""
+    scores = beta * (queries @ keys.swapaxes(-1, -2))
+    if attend_self:
+        return scores
+    own = first + jnp.arange(queries.shape[1])[:, None] == jnp.arange(keys.shape[1])
+    return jnp.where(own, -jnp.inf, scores)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _attention_energy(keys: Array, queries: Array, beta: float, attend_self: bool, block: int) -> Float[Array, ""]:
+    return _attention(keys, queries, beta, attend_self, block)[0]
+
+
+@_attention_energy.defjvp
+def _(beta, attend_self, block, primals, tangents):
+    (keys, queries), (keys_dot, queries_dot) = primals, tangents
+    energy, pull_keys, pull_queries = _attention(keys, queries, beta, attend_self, block)
+    return energy, -jnp.sum(pull_keys * keys_dot) - jnp.sum(pull_queries * queries_dot)
+
+
+def _attention(
+    keys: Float[Array, "heads tokens head_dim"],
+    queries: Float[Array, "heads tokens head_dim"],
+    beta: float,
+    attend_self: bool,
+    block: int,
+) -> tuple[Float[Array, ""], Float[Array, "heads tokens head_dim"], Float[Array, "heads tokens head_dim"]]:
+    """The energy, −∂E/∂keys and −∂E/∂queries, one block of queries after another: each softmax is whole, nothing is
+    computed twice."""
+
+    def of_block(first, queries):
+        scores = _scores(keys, queries, beta, attend_self, first)
+        log_sums = logsumexp(scores, axis=-1, keepdims=True)
+        weights = jnp.exp(scores - log_sums)
+        return -jnp.sum(log_sums) / beta, weights.swapaxes(-1, -2) @ queries, weights @ keys
+
+    count, rest = divmod(queries.shape[1], block)
+    if count + (rest > 0) == 1:
+        return of_block(0, queries)
+
+    def add(total, at):
+        energy, pull_keys, pull_queries = jax.checkpoint(of_block)(*at)
+        return (total[0] + energy, total[1] + pull_keys), pull_queries
+
+    blocks = rearrange(queries[:, : count * block], "head (block q) z -> block head q z", q=block)
+    total, pulls = jax.lax.scan(
+        add, (jnp.zeros((), keys.dtype), jnp.zeros_like(keys)), (block * jnp.arange(count), blocks)
+    )
+    pulls = rearrange(pulls, "block head q z -> head (block q) z")
+    if rest:
+        total, last = add(total, (count * block, queries[:, count * block :]))
+        pulls = jnp.concatenate([pulls, last], axis=1)
+    return *total, pulls
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
