@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jaxtyping import Bool
 
 from ._corruptions import gaussian_noise, salt_and_pepper, upper_half
 from ._data import Images
@@ -14,13 +15,11 @@ BATCH = 100
 
 
 def evaluate(model: Any, test: Images, train: Images | None = None) -> dict[str, float]:
-    """Classification and completion on a test set, beside what needs no model but the training set.
+    """What a model can do on a test set, beside what needs no model but the training set.
 
-    - `test_error`: percent of the test images whose label completion is another class; for data with labels.
-    - `completion_mse`: mean squared error, over hidden pixels in [0, 1], of completing the lower half of the first
-      1,000 test images from the upper half, at the fixed point; `mean_image_mse` is that of the training set's mean
-      image, `nearest_image_mse` of the training image nearest by the upper half.
-    - `completion_converged`, `completion_steps`: percent that reached the fixed point, and the median of the steps.
+    - Of one with a head, `test_error`: percent of the test images that are taken for another class; for data with
+      labels.
+    - Of one that retrieves, see `completion`; of one that reconstructs, see `masked_reconstruction`.
 
     **Raises** ValueError when the data have classes that the model does not know.
     """
@@ -29,21 +28,91 @@ def evaluate(model: Any, test: Images, train: Images | None = None) -> dict[str,
         if test.labels.max() >= model.config.classes:
             raise ValueError(f"labels up to {test.labels.max()}; the model knows {model.config.classes} classes")
         measured["test_error"] = 100 * float(np.mean(classify(model, test.images) != test.labels))
-    first = test.images[:1000]
-    known = upper_half(first.shape[1:])
+    if hasattr(model, "retrieve"):
+        measured |= completion(model, test.images[:1000], train)
+    if hasattr(model, "reconstruct"):
+        for share in model.config.masked:
+            measured |= masked_reconstruction(model, test.images, share, train)
+    return measured
 
-    def hidden_mse(images: np.ndarray) -> float:
-        return float(np.mean((images - first)[:, ~known] ** 2))
 
-    completed = retrieve(model, first, known)
-    measured["completion_mse"] = hidden_mse(completed.x)
+def completion(model: Any, images: np.ndarray, train: Images | None = None) -> dict[str, float]:
+    """Of completing the lower half of images from the upper half, at the fixed point.
+
+    - `completion_mse`: mean squared error over hidden pixels in [0, 1]; `mean_image_mse` is that of the training set's
+      mean image, `nearest_image_mse` of the training image nearest by the upper half.
+    - `completion_converged`, `completion_steps`: percent that reached the fixed point, and the median of the steps.
+    """
+    known = upper_half(images.shape[1:])
+
+    def hidden_mse(guesses: np.ndarray) -> float:
+        return float(np.mean((guesses - images)[:, ~known] ** 2))
+
+    completed = retrieve(model, images, known)
+    measured = {"completion_mse": hidden_mse(completed.x)}
     if train is not None:
-        measured["mean_image_mse"] = hidden_mse(np.broadcast_to(train.images.mean(axis=0), first.shape))
-        nearest = _nearest(first[:, known], train.images[:, known])
+        measured["mean_image_mse"] = hidden_mse(np.broadcast_to(train.images.mean(axis=0), images.shape))
+        nearest = _nearest(images[:, known], train.images[:, known])
         measured["nearest_image_mse"] = hidden_mse(train.images[nearest])
     measured["completion_converged"] = 100 * float(np.mean(completed.converged))
     measured["completion_steps"] = float(np.median(completed.steps))
     return measured
+
+
+def masked_reconstruction(
+    model: Any, images: np.ndarray, share: float, train: Images | None = None
+) -> dict[str, float]:
+    """Of reconstructing images of which a `share` of the patches is hidden, by `fixed_masks`; at 50 %:
+
+    - `masked_50_mse`: mean squared error over the hidden pixels, in [0, 1];
+    - `masked_50_mean_colour_mse`: that of the mean colour of an image's known pixels;
+    - `masked_50_linear_mse`: that of the best linear predictor, the mean of a Gaussian with the training set's mean and
+      covariance given the known pixels.
+    """
+    masks = fixed_masks(model.config.patches, share)
+    hidden = np.asarray(jax.vmap(model.pixels)(masks))
+    each = np.resize(np.arange(len(masks)), len(images))
+    guesses = {"mse": reconstruct(model, images, masks[each]), "mean_colour_mse": mean_colour(images, hidden[each])}
+    if train is not None:
+        guesses["linear_mse"] = linear_prediction(images, hidden, train.images)
+    return {
+        f"masked_{100 * share:.0f}_{name}": hidden_mse(guess, images, hidden[each]) for name, guess in guesses.items()
+    }
+
+
+def fixed_masks(patches: int, share: float, count: int = 100) -> Bool[np.ndarray, "count patches"]:
+    """Masks that hide the same number of patches, drawn once and for all; image i gets mask i mod `count`."""
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(patches), (count, 1)), axis=1)
+    return order < round(share * patches)
+
+
+def hidden_mse(guesses: np.ndarray, images: np.ndarray, hidden: np.ndarray) -> float:
+    """The mean square of the errors where `hidden`."""
+    return float(np.mean((guesses - images)[hidden].astype(np.float64) ** 2))
+
+
+def mean_colour(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """Each image in the mean colour of its pixels that are not `hidden`; grey where all are."""
+    counts = np.maximum((~hidden).sum(axis=(1, 2), keepdims=True), 1)
+    sums = np.where(hidden, 0, images).sum(axis=(1, 2), keepdims=True)
+    return np.broadcast_to(np.where(hidden.all(axis=(1, 2), keepdims=True), 0.5, sums / counts), images.shape)
+
+
+def linear_prediction(images: np.ndarray, hidden: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """μ_h + Σ_hk Σ_kk⁻¹ (x_k − μ_k) of the hidden pixels h by the known k, under the training images' mean μ and
+    covariance Σ, to whose diagonal 10⁻⁶ is added; image i has the mask `hidden[i mod count]`."""
+    mean = train.mean(axis=0, dtype=np.float64).ravel()
+    covariance = 1e-6 * np.eye(mean.size)
+    for part in np.array_split(train.reshape(len(train), -1), 20):
+        centred = part - mean.astype(part.dtype)
+        covariance += centred.T @ centred / len(train)
+    guesses = images.copy()
+    for i, mask in enumerate(hidden.reshape(len(hidden), -1)):
+        mine = guesses[i :: len(hidden)].reshape(-1, mask.size)
+        weights = np.linalg.solve(covariance[np.ix_(~mask, ~mask)], covariance[np.ix_(~mask, mask)])
+        mine[:, mask] = mean[mask] + (mine[:, ~mask] - mean[~mask]) @ weights
+        guesses[i :: len(hidden)] = mine.reshape(-1, *images.shape[1:])
+    return guesses
 
 
 def classify(model: Any, images: np.ndarray) -> np.ndarray:
@@ -57,6 +126,13 @@ def retrieve(model: Any, images: np.ndarray, known: np.ndarray | None = None) ->
     batched = jax.jit(lambda model, batch: jax.vmap(lambda image: model.retrieve(image, known))(batch))
     results = [batched(model, images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+
+def reconstruct(model: Any, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """`model.reconstruct` of each image with its mask."""
+    batched = jax.jit(lambda model, images, masks: jax.vmap(model.reconstruct)(images, masks))
+    starts = range(0, len(images), BATCH)
+    return np.concatenate([batched(model, images[i : i + BATCH], masks[i : i + BATCH]) for i in starts])
 
 
 def corruptions(images: np.ndarray, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:

@@ -42,6 +42,7 @@ class ZooModel(eqx.Module):
     """
 
     model_type: ClassVar[str]
+    published: ClassVar[tuple[str, ...]] = ()  # files of others that `from_published` reads, by name
     optimizer: ClassVar[str] = "adamw"
     learning_rate: ClassVar[float] = 1e-3
     config: eqx.AbstractVar[Any]
@@ -67,6 +68,22 @@ class ZooModel(eqx.Module):
     def hide(self, key: PRNGKeyArray) -> Bool[Array, "height width channels"]:
         """A random mask of the pixels that a reconstruction is given: a half or all but a rectangle."""
         return hide_part(key, self.config.shape)
+
+    def with_config(self, **fields: Any) -> Self:
+        """The same parameters under a config with other values of some fields.
+
+        **Raises** ValueError for an unknown field, a value that the config refuses, and fields on which the parameters'
+        shapes depend.
+        """
+        config = make_config(type(self), dataclasses.asdict(self.config) | fields, "config")
+        skeleton = eqx.filter_eval_shape(type(self), config, key=jax.eval_shape(lambda: jr.key(0)))
+        shapes, own = ({name: leaf.shape for name, leaf in named_leaves(model).items()} for model in (skeleton, self))
+        if shapes != own:
+            changed = [name for name in {**own, **shapes} if own.get(name) != shapes.get(name)]
+            raise ValueError(
+                f"with {fields} the parameters {changed} are of other shapes, or not there; make a new model"
+            )
+        return jax.tree.unflatten(jax.tree.structure(skeleton), jax.tree.leaves(self))
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -94,6 +111,11 @@ class ZooModel(eqx.Module):
                 path = folder / WEIGHTS
                 raise ValueError(f'{path}: tensor "{name}" is {tensors[name].dtype}, expected {leaf.dtype}')
         return jax.tree.unflatten(jax.tree.structure(skeleton), [jnp.asarray(tensors[name]) for name in named])
+
+    @classmethod
+    def from_published(cls, name: str, path: str | Path) -> Self:
+        """The model of a file that others publish, `name` being one of `published`."""
+        raise ValueError(f"{cls.__name__} reads no published files")
 
     def save_pretrained(
         self, folder: str | Path, *, card: str | None = None, class_names: Sequence[str] | None = None

@@ -16,13 +16,28 @@ from ._tasks import Task, names_of
 
 Selector = Callable[[Any], Any]
 
+
+def _as_matrices(weights: Any) -> Any:
+    """An array of more axes than two is a matrix, too: all axes but the last, by the last."""
+
+    def axes(leaf):
+        last = leaf.ndim - 1
+        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last) if last > 0 else None
+
+    return jax.tree.map(axes, weights)
+
+
 # name -> what makes it of a rate and of the decay of the weights, and the rate it has unless told
 _OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], float]] = {
     "adamw": (lambda rate, decay: optax.adamw(rate, weight_decay=decay), 1e-3),
-    # Orthogonalises the step of a matrix (Jordan et al., 2024); what is no matrix goes by Adam, a hundredth as fast.
+    # Orthogonalises the step of a matrix (Jordan et al., 2024); a vector goes by Adam, a hundredth as fast.
     "muon": (
         lambda rate, decay: optax.contrib.muon(
-            rate, weight_decay=decay, ns_steps=4, adam_learning_rate=lambda step: 0.01 * rate(step)
+            rate,
+            weight_decay=decay,
+            ns_steps=4,
+            adam_learning_rate=lambda step: 0.01 * rate(step),
+            muon_weight_dimension_numbers=_as_matrices,
         ),
         0.02,
     ),

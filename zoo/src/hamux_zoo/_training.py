@@ -6,6 +6,8 @@ checkpoint: weights, optimiser, average, the sums of the next report, and the lo
 """
 
 import contextlib
+import dataclasses
+import json
 import signal
 import threading
 import zlib
@@ -247,6 +249,7 @@ def _identity(model: ZooModel, learned: Images, recipe: Recipe) -> dict[str, Any
     shape = list(learned.images.shape)
     return {
         "model_type": model.model_type,
+        "config": json.loads(json.dumps(dataclasses.asdict(model.config))),
         "images": shape,
         "checksum": zlib.crc32(repr(sums).encode()),
         **recipe.settings(),

@@ -147,7 +147,16 @@ def _takes_training_options(command: Callable[..., None]) -> Callable[..., None]
 
 @app.command()
 @_takes_training_options
-def finetune(name: Name, **options: Any) -> None:
+def finetune(
+    name: Name,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A field of the config, NAME=VALUE, that leaves the parameters' shapes; repeatable."
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
     """Train a pretrained model further on your own data. The same command goes on where a run was stopped."""
     with _errors_as_messages():
         given = _TrainingOptions(**options)
@@ -155,7 +164,7 @@ def finetune(name: Name, **options: Any) -> None:
         from ._registry import from_pretrained
         from ._training import finetune
 
-        finetune(from_pretrained(name), **given.arguments())
+        finetune(from_pretrained(name).with_config(**_settings(settings or [])), **given.arguments())
 
 
 @app.command()
@@ -178,6 +187,27 @@ def train(
         if architecture not in classes:
             raise ValueError(f'unknown architecture "{architecture}"; there are {sorted(classes)}')
         train(classes[architecture], config=_settings(settings or []), **given.arguments())
+
+
+@app.command("import")
+def import_command(
+    name: Annotated[str, typer.Argument(help="Which published file it is, such as et-imagenet.")],
+    path: Annotated[Path, typer.Argument(help="The file.")],
+    out: Annotated[Path | None, typer.Option(help="The model's folder.", show_default="NAME")] = None,
+) -> None:
+    """Turn a checkpoint that the authors of a model publish into a model's folder."""
+    with _errors_as_messages():
+        from ._registry import model_classes
+
+        readers = {file: model for model in model_classes().values() for file in model.published}
+        if name not in readers:
+            raise ValueError(f'unknown file "{name}"; there are {sorted(readers)}')
+        folder = out or Path(name)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} is there already, and not empty; take another folder with --out")
+        model = readers[name].from_published(name, path)
+        model.save_pretrained(folder)
+        console.print(f"saved: {folder}", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -1,0 +1,400 @@
+"""Energy Transformer: the patches of an image as tokens that descend one energy, of attention and of memories."""
+
+import dataclasses
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from einops import rearrange, repeat
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+import hamux
+
+from .._model import ZooModel
+
+Image = Float[Array, "height width channels"]
+Mask = Bool[Array, " patches"]
+Tokens = Float[Array, "tokens dim"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EnergyTransformerConfig:
+    """What an Energy Transformer is made of.
+
+    - `shape`: of an image, (height, width, channels); `mean`, `std`: of its pixels in [0, 1], one a channel or one for
+      all, by which they are normalised.
+    - `patch`: the side of a patch in pixels, which divides height and width; a token each, and one more, CLS.
+    - `dim`: D, of a token. `heads`, `head_dim`: of the attention. `memories`: M, of the Hopfield energy.
+    - `steps`, `alpha`: of the descent, x ← x − α ∂E/∂g.
+    - `attend_self`: whether a token attends to itself, as in the authors' JAX code; the paper's eq. 3 leaves it out.
+    - `classes`: of the head, 0 for none; `pool`: whether it reads the CLS token or the mean of the others.
+    - `masked`: the shares of the patches that are hidden in training, of which one is drawn for each image.
+    """
+
+    shape: tuple[int, ...] = (32, 32, 3)
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    patch: int = 4
+    dim: int = 128
+    heads: int = 4
+    head_dim: int = 32
+    memories: int = 512
+    steps: int = 12
+    alpha: float = 0.1
+    attend_self: bool = True
+    classes: int = 0
+    pool: Literal["cls", "mean"] = "cls"
+    masked: tuple[float, ...] = (0.5,)
+
+    def __post_init__(self):
+        for name in ("shape", "mean", "std", "masked"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        sizes = {name: getattr(self, name) for name in ("patch", "dim", "heads", "head_dim", "memories", "steps")}
+        sizes |= dict(zip(("height", "width", "channels"), self.shape, strict=False))
+        if wrong := {name: size for name, size in sizes.items() if type(size) is not int or size < 1}:
+            raise ValueError(f"{wrong}: whole numbers of at least 1 are expected")
+        if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
+            raise ValueError(
+                f"patches of {self.patch} × {self.patch} do not fill images of shape {self.shape}; (height, width, "
+                f"channels) are expected, height and width multiples of {self.patch}"
+            )
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) not in (1, self.shape[2]) or not all(map(math.isfinite, values)):
+                raise ValueError(f"{name} is {values}; expected one number, or {self.shape[2]}, one a channel")
+        if not min(self.std) > 0:
+            raise ValueError(f"std is {self.std}; expected numbers greater than 0")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"alpha is {self.alpha}; it is finite and greater than 0")
+        if type(self.classes) is not int or self.classes < 0:
+            raise ValueError(f"classes is {self.classes!r}; it is 0, for none, or a whole number above")
+        if self.pool not in ("cls", "mean"):
+            raise ValueError(f'pool is {self.pool!r}; it is "cls" or "mean"')
+        if not (self.masked and all(0 <= share <= 1 for share in self.masked)):
+            raise ValueError(f"masked is {self.masked}; expected shares from 0 to 1, at least one")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The number of patches from top to bottom and from left to right."""
+        return self.shape[0] // self.patch, self.shape[1] // self.patch
+
+    @property
+    def patches(self) -> int:
+        return math.prod(self.grid)
+
+
+class EnergyTransformer(ZooModel):
+    """Tokens x of an image descend E(g) = E_attention(g) + E_Hopfield(g), with g = LayerNorm(x), the same at each step:
+
+        E_attention = −(1/β) Σ_h Σ_q log Σ_k exp(β K_hk · Q_hq),  K = W_K g, Q = W_Q g, β = 1/√head_dim
+        E_Hopfield  = −½ Σ relu(ξ g)²
+        x ← x − α ∂E/∂g
+
+    It is a HAM of one layer, "tokens", (1 + patches, dim), with the Lagrangian of the layer norm (one γ, a vector δ)
+    and no leak, and of two synapses, "attention" and "memory". A patch becomes a token by a linear encoder, a hidden
+    one by the MASK token; CLS is put before them, and to each its position is added. Out of it, g is decoded linearly
+    to patches; a head reads classes from it.
+
+    One image is floats in [0, 1] `(height, width, channels)`, a mask is `(patches,)`, True where a patch is hidden, row
+    by row. Hoover, Liang, Pham, Panda, Strobelt, Chau, Zaki & Krotov, "Energy Transformer", NeurIPS 2023.
+    """
+
+    model_type: ClassVar[str] = "energy-transformer"
+    published: ClassVar[tuple[str, ...]] = ("et-imagenet",)
+    optimizer: ClassVar[str] = "muon"
+    learning_rate: ClassVar[float] = 0.02
+    config: EnergyTransformerConfig = eqx.field(static=True)
+    encoder: eqx.nn.Linear
+    decoder: eqx.nn.Linear
+    cls_token: Float[Array, " dim"]
+    mask_token: Float[Array, " dim"]
+    position: Float[Array, "1+patches dim"]
+    ham: hamux.HAM
+    classifier: eqx.nn.Linear | None
+
+    def __init__(self, config: EnergyTransformerConfig, *, key: PRNGKeyArray):
+        keys = iter(jr.split(key, 8))
+        pixels = config.patch**2 * config.shape[2]
+        self.config = config
+        self.encoder = eqx.nn.Linear(pixels, config.dim, key=next(keys))
+        self.decoder = eqx.nn.Linear(config.dim, pixels, key=next(keys))
+        self.cls_token = 0.02 * jr.normal(next(keys), (config.dim,))
+        self.mask_token = 0.02 * jr.normal(next(keys), (config.dim,))
+        self.position = _smooth_positions(next(keys), config)
+        attention = hamux.AttentionSynapse(
+            next(keys), config.dim, config.heads, config.head_dim, attend_self=config.attend_self
+        )
+        memory = hamux.HopfieldSynapse(next(keys), config.dim, config.memories)
+        # Rows of length 1, so that a head and a memory see g, of length √dim, as numbers around 1.
+        attention, memory = jax.tree.map(lambda w: w / (0.02 * math.sqrt(config.dim)), (attention, memory))
+        layer_norm = Partial(hamux.lagr_layernorm, gamma=jnp.ones(()), delta=jnp.zeros(config.dim))
+        self.ham = hamux.HAM(
+            neurons={"tokens": hamux.Neurons(layer_norm, (1 + config.patches, config.dim), leak=0.0)},
+            synapses={"attention": attention, "memory": memory},
+            connections=[(("tokens",), "attention"), (("tokens",), "memory")],
+        )
+        self.classifier = eqx.nn.Linear(config.dim, config.classes, key=next(keys)) if config.classes else None
+
+    @classmethod
+    def from_published(cls, name: str, path: str | Path) -> Self:
+        """The model of a file that the authors publish: "et-imagenet", a numpy archive of their ImageNet checkpoint.
+
+        Its arrays, D = dim, N = (image side / patch side)²: `Wk`, `Wq` (heads, head_dim, D), `Xi` (D, memories),
+        `Wenc` (patch² · 3, D), `Benc` (D), `Wdec` (D, patch² · 3), `Bdec` (patch² · 3), `LNORM_gamma` (), `LNORM_bias`,
+        `CLS_token`, `MASK_token` (D), `POS_embed` (1 + N, D). Their patches are (channel, row, column); here they
+        become (row, column, channel), images are normalised by ImageNet's mean and std.
+
+        **Raises** FileNotFoundError, or ValueError naming the file, the key, what was expected and what was found.
+        """
+        arrays = _read_archive(path)
+        (heads, head_dim, dim), (_, memories) = arrays["Wk"].shape, arrays["Xi"].shape
+        patch, side = (math.isqrt(arrays[key].shape[0] // size) for key, size in (("Wenc", 3), ("POS_embed", 1)))
+        config = EnergyTransformerConfig(
+            shape=(side * patch, side * patch, 3),
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            patch=patch,
+            dim=dim,
+            heads=heads,
+            head_dim=head_dim,
+            memories=memories,
+        )
+
+        def channels_last(rows: np.ndarray) -> np.ndarray:
+            return rearrange(rows, "(c pixel) ... -> (pixel c) ...", c=3)
+
+        def parts(model: EnergyTransformer) -> list[Any]:
+            linear = [getattr(layer, field) for layer in (model.encoder, model.decoder) for field in ("weight", "bias")]
+            layer_norm: Any = model.ham.neurons["tokens"].lagrangian
+            attention, memory = model._attention, model._memory
+            tokens = [model.cls_token, model.mask_token, model.position]
+            return [*linear, *layer_norm.keywords.values(), attention.Wk, attention.Wq, memory.xi[0], *tokens]
+
+        encoder, decoder = channels_last(arrays["Wenc"]).T, channels_last(arrays["Wdec"].T)
+        values = [encoder, arrays["Benc"], decoder, channels_last(arrays["Bdec"])]
+        values += [arrays[key] for key in ("LNORM_bias", "LNORM_gamma", "Wk", "Wq")] + [arrays["Xi"].T]
+        values += [arrays[key] for key in ("CLS_token", "MASK_token", "POS_embed")]
+        skeleton = eqx.filter_eval_shape(cls, config, key=jr.key(0))
+        return eqx.tree_at(parts, skeleton, [jnp.asarray(value) for value in values])
+
+    @property
+    def _attention(self) -> Any:
+        return self.ham.synapses["attention"]
+
+    @property
+    def _memory(self) -> Any:
+        return self.ham.synapses["memory"]
+
+    def encode(self, x: Image, mask: Mask | None = None) -> dict[str, Tokens]:
+        """The states in which the tokens are the patches of `x`, those that `mask` hides being MASK tokens.
+
+        **Raises** ValueError, with both shapes, when `x` or `mask` are of another shape than the config says, when `x`
+        has no floats or holds NaN, when `mask` has no booleans.
+        """
+        image, hidden = self._checked(x, mask)
+        patches = self._to_patches((image - self._per_channel("mean", image)) / self._per_channel("std", image))
+        tokens = jax.vmap(self.encoder)(patches)
+        tokens = jnp.where(hidden[:, None], self.mask_token, tokens)
+        return {"tokens": jnp.concatenate([self.cls_token[None], tokens]) + self.position}
+
+    def decode(self, xs: Mapping[str, Tokens]) -> Image:
+        """The image that the tokens' activations show, in [0, 1] but for over- and undershoots."""
+        g = self.ham.activations(xs)["tokens"]
+        image = self._to_image(jax.vmap(self.decoder)(g[1:]))
+        return image * self._per_channel("std", image) + self._per_channel("mean", image)
+
+    def reconstruct(self, image: Image, mask: Mask) -> Image:
+        """The image that is shown after the last step, at known patches too; it may over- and undershoot [0, 1].
+
+        What `image` has where `mask` hides is not looked at. `jnp.where(model.pixels(mask), model.reconstruct(image,
+        mask), image)` keeps what is known. **Raises** as `encode`.
+        """
+        return self.decode({"tokens": self._descend(image, mask)[-1]})
+
+    def reconstructions(self, image: Image, mask: Mask) -> Float[Array, "steps_plus_1 height width channels"]:
+        """What is shown at the start and after each step."""
+        return jax.vmap(self.decode)({"tokens": self._descend(image, mask)})
+
+    def classify(self, image: Image) -> Float[Array, " classes"]:
+        """The head's logits. **Raises** as `encode`, and for a model without a head."""
+        head = self.head()
+        g = self.features(image)[-1]
+        return head(g[0] if self.config.pool == "cls" else jnp.mean(g[1:], axis=0))
+
+    def features(self, image: Image, mask: Mask | None = None) -> Float[Array, "steps_plus_1 1+patches dim"]:
+        """The tokens' activations g at the start and after each step, CLS first. **Raises** as `encode`."""
+        return jax.vmap(self.ham.neurons["tokens"].activations)(self._descend(image, mask))
+
+    def energy(self, image: Image, mask: Mask | None = None) -> dict[str, Float[Array, " steps_plus_1"]]:
+        """The energy at the start and after each step, in its parts "attention" and "memory", and their sum, "total".
+
+        **Raises** as `encode`.
+        """
+        g = self.features(image, mask)
+        parts = {"attention": jax.vmap(self._attention)(g), "memory": jax.vmap(self._memory)(g)}
+        return parts | {"total": parts["attention"] + parts["memory"]}
+
+    def attention(
+        self, image: Image, mask: Mask | None = None
+    ) -> Float[Array, "steps_plus_1 heads 1+patches 1+patches"]:
+        """How much each token, the third axis, attends to each, the fourth, at the start and after each step.
+
+        **Raises** as `encode`.
+        """
+        return jax.vmap(self._attention.attention)(self.features(image, mask))
+
+    def memories(self) -> Float[Array, "memories patch patch channels"]:
+        """The memories ξ of the Hopfield energy, each decoded to a patch as g is, without the decoder's bias."""
+        patches = self._memory.xi[0] @ self.decoder.weight.T
+        return rearrange(patches, "m (h w c) -> m h w c", h=self.config.patch, w=self.config.patch)
+
+    def pixels(self, mask: Mask) -> Bool[Array, "height width channels"]:
+        """The mask of patches as one of pixels, True where hidden."""
+        return self._to_image(repeat(mask, "patch -> patch pixel", pixel=self.decoder.out_features))
+
+    def with_size(self, height: int, width: int) -> Self:
+        """The model for images of another size: the patches' positions are interpolated, bicubically.
+
+        **Raises** ValueError when the patches do not fill it.
+        """
+        shape = (height, width, self.config.shape[2])
+        grid = rearrange(self.position[1:], "(row column) dim -> row column dim", row=self.config.grid[0])
+        resized = jax.image.resize(grid, (*dataclasses.replace(self.config, shape=shape).grid, grid.shape[-1]), "cubic")
+        position = jnp.concatenate([self.position[:1], rearrange(resized, "row column dim -> (row column) dim")])
+        return eqx.tree_at(lambda model: model.position, self, position).with_config(shape=shape)
+
+    def head(self) -> Any:
+        if self.classifier is None:
+            raise ValueError("this Energy Transformer has no head; give it one with with_head(classes=…, key=…)")
+        return self.classifier
+
+    def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
+        head = eqx.nn.Linear(self.config.dim, classes, key=key)
+        headed = eqx.tree_at(lambda model: model.classifier, self, head, is_leaf=lambda leaf: leaf is None)
+        return headed.with_config(classes=classes)
+
+    def hide(self, key: PRNGKeyArray) -> Bool[Array, "height width channels"]:
+        """A random mask of known pixels: all but a share of the patches, one of `config.masked`."""
+        key_share, key_order = jr.split(key)
+        count = jnp.round(self.config.patches * jr.choice(key_share, jnp.array(self.config.masked))).astype(int)
+        return ~self.pixels(jr.permutation(key_order, self.config.patches) < count)
+
+    def rehearse(
+        self, x: Image, known: Bool[Array, "height width channels"] | None, *, key: PRNGKeyArray
+    ) -> tuple[Float[Array, "1 height width channels"], None]:
+        """The reconstruction from the patches that are known in all of their pixels; from all of them for None."""
+        mask = jnp.zeros(self.config.patches, bool) if known is None else ~jnp.all(self._to_patches(known), axis=-1)
+        return self.reconstruct(x, mask)[None], None
+
+    def _descend(self, image: Image, mask: Mask | None) -> Float[Array, "steps_plus_1 1+patches dim"]:
+        """The states at the start and after each step: those of `hamux.descend`, which evaluates the end once more."""
+
+        def step(xs, _):
+            dEdg = self.ham.dEdg(self.ham.activations(xs), xs)["tokens"]
+            after = xs["tokens"] - jnp.asarray(self.config.alpha, dEdg.dtype) * dEdg
+            after = {"tokens": after.astype(xs["tokens"].dtype)}
+            return after, after["tokens"]
+
+        start = self.encode(image, mask)
+        _, path = jax.lax.scan(step, start, length=self.config.steps)
+        return jnp.concatenate([start["tokens"][None], path])
+
+    def _checked(self, image: Any, mask: Any) -> tuple[Image, Mask]:
+        shape, dtype = jnp.shape(image), jnp.result_type(image)
+        if shape != self.config.shape or not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"an image of shape {shape} and dtype {dtype}; expected floats in [0, 1] of shape {self.config.shape} "
+                "(bytes are divided by 255; another size is for model.with_size(height, width); batches by jax.vmap)"
+            )
+        if not isinstance(image, jax.core.Tracer) and bool(jnp.isnan(jnp.asarray(image)).any()):
+            raise ValueError(
+                "the image holds NaN; give the pixels that are not known any value, and hide their patches"
+            )
+        patches = self.config.patches
+        mask = jnp.zeros(patches, bool) if mask is None else mask
+        if jnp.shape(mask) != (patches,) or jnp.result_type(mask) != jnp.bool_:
+            rows, columns = self.config.grid
+            raise ValueError(
+                f"a mask of shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected booleans of shape "
+                f"({patches},), one a patch of the {rows} × {columns}, row by row, True where it is hidden"
+            )
+        return jnp.asarray(image).astype(self.position.dtype), jnp.asarray(mask)
+
+    def _to_patches(self, image: Array) -> Array:
+        side = self.config.patch
+        return rearrange(image, "(row h) (column w) c -> (row column) (h w c)", h=side, w=side)
+
+    def _to_image(self, patches: Array) -> Array:
+        row, side = self.config.grid[0], self.config.patch
+        return rearrange(patches, "(row column) (h w c) -> (row h) (column w) c", row=row, h=side, w=side)
+
+    def _per_channel(self, name: Literal["mean", "std"], image: Image) -> Float[Array, " channels"]:
+        values = jnp.asarray(getattr(self.config, name), image.dtype)
+        return jnp.broadcast_to(values, (1, 1, self.config.shape[2]))
+
+
+def _smooth_positions(key: PRNGKeyArray, config: EnergyTransformerConfig) -> Float[Array, "1+patches dim"]:
+    """Random plane waves over the grid, of wavelengths around ten patches: near patches begin alike, so that a head
+    finds neighbours at once, which it has to learn from independent numbers. CLS lies apart."""
+    key_waves, key_cls = jr.split(key)
+    places = jnp.stack(jnp.mgrid[: config.grid[0], : config.grid[1]], axis=-1).reshape(-1, 2)
+    phases = places.astype(float) @ (0.6 * jr.normal(key_waves, (2, -(-config.dim // 2))))
+    waves = jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=-1)[:, : config.dim]
+    return jnp.concatenate([0.5 * jr.normal(key_cls, (1, config.dim)), math.sqrt(0.5) * waves])
+
+
+# The authors' arrays; of "pixels" and "tokens" it is checked further that they are 3 · patch² and 1 + side².
+_PUBLISHED = {
+    "Wk": ("heads", "head_dim", "dim"),
+    "Wq": ("heads", "head_dim", "dim"),
+    "Xi": ("dim", "memories"),
+    "Wenc": ("pixels", "dim"),
+    "Benc": ("dim",),
+    "Wdec": ("dim", "pixels"),
+    "Bdec": ("pixels",),
+    "LNORM_gamma": (),
+    "LNORM_bias": ("dim",),
+    "CLS_token": ("dim",),
+    "MASK_token": ("dim",),
+    "POS_embed": ("tokens", "dim"),
+}
+
+
+def _read_archive(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of the authors' checkpoint. **Raises** as `EnergyTransformer.from_published`."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not an archive of numpy arrays (.npz): {error}") from None
+    if arrays.keys() != _PUBLISHED.keys():
+        missing, extra = sorted(_PUBLISHED.keys() - arrays.keys()), sorted(arrays.keys() - _PUBLISHED.keys())
+        raise ValueError(f"{path} does not hold the authors' checkpoint: missing keys {missing}, extra keys {extra}")
+    sizes: dict[str, int] = {}
+    for key, axes in _PUBLISHED.items():
+        array = arrays[key]
+        expected = tuple(sizes.get(axis, axis) for axis in axes)
+        fits = array.ndim == len(axes) and all(
+            want in (axis, size) for want, axis, size in zip(expected, axes, array.shape, strict=True)
+        )
+        if not (fits and array.size and array.dtype.kind == "f"):
+            raise ValueError(
+                f"{path}: {key} has shape {array.shape} and dtype {array.dtype}, expected floats of shape "
+                f"({', '.join(map(str, expected))})"
+            )
+        sizes |= dict(zip(axes, array.shape, strict=True))
+    squares = {"Wenc": (sizes["pixels"] / 3, "3 · patch²"), "POS_embed": (sizes["tokens"] - 1, "1 + side²")}
+    for key, (square, form) in squares.items():
+        if not square or math.isqrt(int(square)) ** 2 != square:
+            raise ValueError(f"{path}: {key} has shape {arrays[key].shape}, expected {form} rows for a whole number")
+    return {key: np.asarray(array, np.float32) for key, array in arrays.items()}
