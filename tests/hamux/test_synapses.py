@@ -6,6 +6,8 @@ import re
 from functools import partial
 
 import equinox as eqx
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -367,3 +369,64 @@ def test_attention_does_not_know_the_order_of_tokens():
 def test_attention_names_shapes_that_do_not_fit(shape):
     with pytest.raises(ValueError, match=re.escape(f"AttentionSynapse got g of shape {shape}, expected (tokens, 5)")):
         hamux.AttentionSynapse(jr.key(0), 5, 2, 3)(*draw(shape))
+
+
+def test_a_token_may_be_kept_from_attending_to_itself(checked):
+    Wk, Wq, g = draw((2, 3, 5), (2, 3, 5), (4, 5))
+    synapse = with_weights(hamux.AttentionSynapse(jr.key(0), 5, 2, 3, beta=0.7, attend_self=False), Wk=Wk, Wq=Wq)
+    expected = 0.0
+    for head, query in itertools.product(range(2), range(4)):
+        scores = [0.7 * (Wk[head] @ g[key]) @ (Wq[head] @ g[query]) for key in range(4) if key != query]
+        expected -= np.log(np.sum(np.exp(scores))) / 0.7
+    np.testing.assert_allclose(checked(synapse, g), expected, rtol=1e-12)
+    weights = synapse.attention(g)
+    np.testing.assert_array_equal(np.diagonal(weights, axis1=1, axis2=2), 0)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-12)
+    with pytest.raises(ValueError, match="one token, which may not attend to itself"):
+        synapse(g[:1])
+
+
+@hypothesis.given(
+    tokens=st.integers(2, 12),
+    block=st.integers(1, 13),
+    attend_self=st.booleans(),
+    size=st.sampled_from([0.1, 1.0, 30.0]),
+    seed=st.integers(0, 2**16),
+)
+@hypothesis.settings(max_examples=12)
+def test_the_closed_form_in_blocks_is_autograd(tokens, block, attend_self, size, seed):
+    Wk, Wq, g, direction = draw((2, 3, 5), (2, 3, 5), (tokens, 5), (tokens, 5), seed=seed)
+    plain = hamux.AttentionSynapse(jr.key(0), 5, 2, 3, attend_self=attend_self, closed_form=False)
+    closed = hamux.AttentionSynapse(jr.key(0), 5, 2, 3, attend_self=attend_self, block=block)
+    plain, closed = (with_weights(synapse, Wk=size * Wk, Wq=Wq) for synapse in (plain, closed))
+
+    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # it runs once
+    def derivatives(synapse):
+        """Energy and gradient; and the gradient's own, in reverse by all and forward by g."""
+
+        def along(synapse, g):
+            return jnp.vdot(jax.grad(synapse.__call__)(g), direction)
+
+        first = jax.value_and_grad(lambda synapse, g: synapse(g), argnums=(0, 1))(synapse, g)
+        second = jax.grad(along, argnums=(0, 1))(synapse, g)
+        return first, second, jax.jvp(jax.grad(synapse.__call__), (g,), (direction,))[1]
+
+    found, expected = (jax.tree.leaves(derivatives(synapse)) for synapse in (closed, plain))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9 * np.abs(other).max())
+
+
+def test_memory_for_attention_in_blocks_grows_with_the_tokens():
+    def temporary_bytes(tokens, **options):
+        synapse = hamux.AttentionSynapse(jr.key(0), 8, 2, 4, **options)
+        compiled = jax.jit(jax.grad(synapse)).lower(jnp.zeros((tokens, 8))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    few, many = (temporary_bytes(tokens, block=32) for tokens in (512, 2048))
+    assert many < 5 * few
+    assert many < temporary_bytes(2048, closed_form=False) / 10
+
+
+def test_a_block_of_no_queries_is_refused():
+    with pytest.raises(ValueError, match="block is 0; at least one query is taken at a time"):
+        hamux.AttentionSynapse(jr.key(0), 5, 2, 3, block=0)

@@ -26,7 +26,8 @@ def test_help_names_every_command(tmp_path):
     shown = run("--help", cwd=tmp_path)
     assert shown.returncode == 0
     assert all(
-        re.search(rf"\b{name}\b", shown.stdout) for name in ("demo", "evaluate", "finetune", "info", "list", "train")
+        re.search(rf"\b{name}\b", shown.stdout)
+        for name in ("demo", "evaluate", "finetune", "import", "info", "list", "train")
     )
 
 

@@ -45,8 +45,8 @@ def test_a_folder_is_read_byte_for_byte(tmp_path, channels, monkeypatch):
 def test_data_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a folder with a data set"):
         load_images(tmp_path / "nowhere", "train")
-    with pytest.raises(FileNotFoundError, match=r'no samples "cifar10"; there are .*"?mnist'):
-        load_samples("cifar10")
+    with pytest.raises(FileNotFoundError, match=r'no samples "imagenet"; there are .*"?mnist'):
+        load_samples("imagenet")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"empty\" holds no images and no data set"):
         load_images(tmp_path / "empty")

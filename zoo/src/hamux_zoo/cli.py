@@ -212,56 +212,54 @@ def import_command(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="The folder that the picture goes to.")] = Path("hamux-demo"),
+    out: Annotated[Path, typer.Option(help="The folder that the pictures go to.")] = Path("hamux-demo"),
     name: Annotated[
-        str, typer.Option("--model", help="A bundled model, or a model's folder.")
-    ] = "dense-hopfield-mnist",
+        str | None,
+        typer.Option("--model", help="A bundled model, or a model's folder.", show_default="one of each architecture"),
+    ] = None,
     samples: Annotated[
-        str, typer.Option(help='Images shipped with the package: "mnist" or "fashion-mnist".')
+        str, typer.Option(help='Images shipped with the package for that model: "mnist", "fashion-mnist" or "cifar10".')
     ] = "mnist",
 ) -> None:
-    """Retrieve corrupted images, handwritten digits, from the bundled memories; needs no network."""
+    """Recall damaged images, digits and photos, from the bundled memories; needs no network."""
     import matplotlib
 
     matplotlib.use("agg")
-    from . import plots
     from ._data import load_samples
-    from ._evaluation import classify, corruptions, retrieve
+    from ._demo import SHOWN, draw, recalls
     from ._registry import from_pretrained
 
     with _errors_as_messages():
         out.mkdir(parents=True, exist_ok=True)
-        model: Any = from_pretrained(name)
-        images, labels = load_samples(samples)
-        console.print(
-            f"{model.config.memories} memories of {name}, {len(images)} test images that they have not seen, "
-            "each damaged in three ways and relaxed to a fixed point of the energy:"
-        )
         columns = ("error\nbefore", "error\nafter", "accuracy", "steps", "energy\nbefore", "energy\nafter")
         table = Table("corruption", *columns, box=box.SIMPLE_HEAD)
-        rows = []
-        for example, (name, (cues, known)) in enumerate(corruptions(images).items()):
-            result = retrieve(model, cues, known)
-            table.add_row(
-                name,
-                f"{((cues - images) ** 2).mean():.4f}",
-                f"{((result.x - images) ** 2).mean():.4f}",
-                f"{100 * (classify(model, result.x) == labels).mean():.1f} %",
-                f"{sorted(result.steps)[len(images) // 2]}",
-                f"{result.energies[:, 0].mean():.1f}",
-                f"{result.energies[:, -1].mean():.1f}",
+        drawn = []
+        for model_name, sample in ({name: samples} if name else SHOWN).items():
+            model: Any = from_pretrained(model_name)
+            images = load_samples(sample)
+            console.print(
+                f"{model.config.memories} memories of {model_name}, {len(images.images)} test images that they have "
+                "not seen."
             )
-            shown = model.retrieve(cues[example], known, trajectory=True)
-            end = shown.steps + 1
-            rows.append(plots.Row(name, images[example], cues[example], shown.trajectory[:end], shown.energies[:end]))
+            for kind, found in recalls(model, images).items():
+                for recall in found:
+                    table.add_row(
+                        recall.damage,
+                        f"{recall.before:.4f}",
+                        f"{recall.after:.4f}",
+                        "–" if recall.accuracy is None else f"{100 * recall.accuracy:.1f} %",
+                        f"{recall.steps}",
+                        *(f"{energy:.1f}" for energy in recall.energies),
+                    )
+                drawn.append(out / f"{kind}.png")
+                draw(kind, found).savefig(drawn[-1], dpi=120)
         console.print(table)
         console.print(
-            "Errors are mean squares over all pixels in [0, 1]; steps to the fixed point (200 at most) are the median; "
-            "accuracy is that of classifying the result."
+            "Errors are mean squares over all pixels in [0, 1]; steps are the median of those to the fixed point, 200 "
+            "at most, or all that the model takes; accuracy is that of classifying the result."
         )
-        path = out / "retrieval.png"
-        plots.retrieval_strip(rows).savefig(path, dpi=120)
-        console.print(f"Drawn: {path}", soft_wrap=True)
+        for path in drawn:
+            console.print(f"Drawn: {path}", soft_wrap=True)
 
 
 def _tasks(names: list[str]) -> str | dict[str, float]:

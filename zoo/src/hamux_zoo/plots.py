@@ -116,14 +116,15 @@ class Row(NamedTuple):
     energies: Float[np.ndarray, " steps_plus_1"]
 
 
-def retrieval_strip(rows: Sequence[Row], shown: Sequence[int] = (1, 2, 4)) -> Figure:
-    """A row for each retrieval: original, corrupted, the steps `shown`, result; beneath, the energy curves of all."""
-    columns = len(shown) + 3
-    figure = plt.figure(figsize=(1.3 * columns, 1.35 * len(rows) + 2.2), layout="constrained")
-    grid = figure.add_gridspec(len(rows) + 1, columns, height_ratios=[*[1.0] * len(rows), 1.5])
-    titles = ["original", "corrupted", *(f"step {step}" for step in shown), "result"]
+def retrieval_strip(rows: Sequence[Row], shown: Sequence[int] = (1, 2, 4), result: bool = True) -> Figure:
+    """A row for each retrieval: original, corrupted, the steps `shown`, and the `result`; beneath, the energy curves of
+    all."""
+    titles = ["original", "corrupted", *(f"step {step}" for step in shown), *["result"][:result]]
+    figure = plt.figure(figsize=(1.3 * len(titles), 1.35 * len(rows) + 2.2), layout="constrained")
+    grid = figure.add_gridspec(len(rows) + 1, len(titles), height_ratios=[*[1.0] * len(rows), 1.5])
     for i, row in enumerate(rows):
-        steps = [row.trajectory[min(step, len(row.trajectory) - 1)] for step in (*shown, len(row.trajectory))]
+        last = len(row.trajectory) - 1
+        steps = [row.trajectory[min(step, last)] for step in (*shown, *[last][:result])]
         for j, (image, title) in enumerate(zip([row.original, row.corrupted, *steps], titles, strict=True)):
             ax = show_image(image, figure.add_subplot(grid[i, j]), title if i == 0 else "")
             if j == 0:

@@ -265,7 +265,7 @@ class AttentionSynapse(eqx.Module):
         head_dim: int,
         beta: float | None = None,
         attend_self: bool = True,
-        block: int = 256,
+        block: int = 128,
         closed_form: bool = True,
     ):
         key_k, key_q = jr.split(key)
@@ -308,8 +308,8 @@ def _scores(
     scores = beta * (queries @ keys.swapaxes(-1, -2))
     if attend_self:
         return scores
-    own = first + jnp.arange(queries.shape[1])[:, None] == jnp.arange(keys.shape[1])
-    return jnp.where(own, -jnp.inf, scores)
+    own = first + jnp.arange(queries.shape[1])[:, None] == jnp.arange(keys.shape[1])[None]
+    return jnp.where(own[None], -jnp.inf, scores)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
@@ -336,9 +336,12 @@ def _attention(
 
     def of_block(first, queries):
         scores = _scores(keys, queries, beta, attend_self, first)
-        log_sums = logsumexp(scores, axis=-1, keepdims=True)
-        weights = jnp.exp(scores - log_sums)
-        return -jnp.sum(log_sums) / beta, weights.swapaxes(-1, -2) @ queries, weights @ keys
+        top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+        weights = jnp.exp(scores - top)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        # One exponential an entry, and what is normalised are the few that go in or come out.
+        energy = -jnp.sum(top + jnp.log(total)) / beta
+        return energy, weights.swapaxes(-1, -2) @ (queries / total), weights @ keys / total
 
     count, rest = divmod(queries.shape[1], block)
     if count + (rest > 0) == 1:

@@ -217,11 +217,11 @@ class EnergyTransformer(ZooModel):
         What `image` has where `mask` hides is not looked at. `jnp.where(model.pixels(mask), model.reconstruct(image,
         mask), image)` keeps what is known. **Raises** as `encode`.
         """
-        return self.decode({"tokens": self._descend(image, mask)[-1]})
+        return self.decode({"tokens": self._descend(self.encode(image, mask))[-1]})
 
     def reconstructions(self, image: Image, mask: Mask) -> Float[Array, "steps_plus_1 height width channels"]:
         """What is shown at the start and after each step."""
-        return jax.vmap(self.decode)({"tokens": self._descend(image, mask)})
+        return jax.vmap(self.decode)({"tokens": self._descend(self.encode(image, mask))})
 
     def classify(self, image: Image) -> Float[Array, " classes"]:
         """The head's logits. **Raises** as `encode`, and for a model without a head."""
@@ -231,7 +231,7 @@ class EnergyTransformer(ZooModel):
 
     def features(self, image: Image, mask: Mask | None = None) -> Float[Array, "steps_plus_1 1+patches dim"]:
         """The tokens' activations g at the start and after each step, CLS first. **Raises** as `encode`."""
-        return jax.vmap(self.ham.neurons["tokens"].activations)(self._descend(image, mask))
+        return jax.vmap(self.ham.neurons["tokens"].activations)(self._descend(self.encode(image, mask)))
 
     def energy(self, image: Image, mask: Mask | None = None) -> dict[str, Float[Array, " steps_plus_1"]]:
         """The energy at the start and after each step, in its parts "attention" and "memory", and their sum, "total".
@@ -277,7 +277,7 @@ class EnergyTransformer(ZooModel):
         return self.classifier
 
     def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
-        head = eqx.nn.Linear(self.config.dim, classes, key=key)
+        head = eqx.nn.Linear(self.config.dim, classes, dtype=self.position.dtype, key=key)
         headed = eqx.tree_at(lambda model: model.classifier, self, head, is_leaf=lambda leaf: leaf is None)
         return headed.with_config(classes=classes)
 
@@ -294,16 +294,19 @@ class EnergyTransformer(ZooModel):
         mask = jnp.zeros(self.config.patches, bool) if known is None else ~jnp.all(self._to_patches(known), axis=-1)
         return self.reconstruct(x, mask)[None], None
 
-    def _descend(self, image: Image, mask: Mask | None) -> Float[Array, "steps_plus_1 1+patches dim"]:
-        """The states at the start and after each step: those of `hamux.descend`, which evaluates the end once more."""
+    def _descend(self, start: dict[str, Tokens]) -> Float[Array, "steps_plus_1 1+patches dim"]:
+        """The states at the start and after each step: those of `hamux.descend`, which evaluates the end once more.
 
+        Reverse mode keeps them and computes what lies within a step again, which is faster than to keep it.
+        """
+
+        @jax.checkpoint
         def step(xs, _):
             dEdg = self.ham.dEdg(self.ham.activations(xs), xs)["tokens"]
             after = xs["tokens"] - jnp.asarray(self.config.alpha, dEdg.dtype) * dEdg
             after = {"tokens": after.astype(xs["tokens"].dtype)}
             return after, after["tokens"]
 
-        start = self.encode(image, mask)
         _, path = jax.lax.scan(step, start, length=self.config.steps)
         return jnp.concatenate([start["tokens"][None], path])
 

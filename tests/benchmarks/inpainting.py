@@ -1,0 +1,34 @@
+"""The bundled Energy Transformers on whole test sets, some of the patches hidden by fixed masks, beside what needs no
+network: an image's mean colour, biharmonic inpainting (scikit-image), the best linear predictor.
+
+    python tests/benchmarks/inpainting.py ../shared/data/uoft-cs/cifar10 et-small-cifar10
+    python tests/benchmarks/inpainting.py ../shared/data/ylecun/mnist et-small-mnist
+"""
+
+import sys
+
+import jax
+import numpy as np
+from _measure import record
+from skimage.restoration import inpaint_biharmonic
+
+from hamux_zoo import from_pretrained, load_images
+from hamux_zoo._evaluation import fixed_masks, hidden_mse, masked_reconstruction
+
+data, name = sys.argv[1:]
+model = from_pretrained(name)
+train, test = (load_images(data, split, shape=model.config.shape) for split in ("train", "test"))
+figures = {}
+for share in model.config.masked:
+    masks = fixed_masks(model.config.patches, share)
+    hidden = np.resize(jax.vmap(model.pixels)(masks), test.images.shape)
+    filled = [
+        inpaint_biharmonic(image, where[..., 0], channel_axis=-1)
+        for image, where in zip(test.images, hidden, strict=True)
+    ]
+    biharmonic = hidden_mse(np.stack(filled), test.images, hidden)
+    figures |= masked_reconstruction(model, test.images, share, train)
+    figures |= {f"masked_{100 * share:.0f}_biharmonic_mse": biharmonic}
+for measure, value in figures.items():
+    print(f"{measure:30} {value:.5f}")
+record(f"inpainting-{name}", figures)

@@ -1,0 +1,343 @@
+"""The Energy Transformer against the paper's equations in plain numpy, and what it does with images and masks."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from typer.testing import CliRunner
+
+import hamux
+from hamux_zoo import EnergyTransformer, EnergyTransformerConfig, finetune, from_pretrained, load_samples
+from hamux_zoo.cli import app
+
+SMALL = EnergyTransformerConfig(
+    shape=(8, 12, 3),
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2,),
+    dim=10,
+    heads=2,
+    head_dim=3,
+    memories=7,
+    steps=4,
+    alpha=0.05,
+)
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def make(**fields):
+    return EnergyTransformer(EnergyTransformerConfig(**{**vars(SMALL), **fields}), key=jr.key(0))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).uniform(size=SMALL.shape)
+
+
+@pytest.fixture
+def mask():
+    return np.array([True, False, False, True, False, True])
+
+
+def archive(heads=2, head_dim=3, dim=10, memories=7, patch=2, side=3, **changed):
+    """Random arrays under the keys of the authors' checkpoint; `changed` ones replace others, None takes one away."""
+    generator = np.random.default_rng(0)
+    pixels = 3 * patch**2
+    shapes = {
+        "Wk": (heads, head_dim, dim),
+        "Wq": (heads, head_dim, dim),
+        "Xi": (dim, memories),
+        "Wenc": (pixels, dim),
+        "Benc": (dim,),
+        "Wdec": (dim, pixels),
+        "Bdec": (pixels,),
+        "LNORM_gamma": (),
+        "LNORM_bias": (dim,),
+        "CLS_token": (dim,),
+        "MASK_token": (dim,),
+        "POS_embed": (1 + side**2, dim),
+    }
+    arrays = {key: np.asarray(generator.normal(size=shape), np.float32) for key, shape in shapes.items()}
+    return {key: array for key, array in (arrays | changed).items() if array is not None}
+
+
+def papers_reconstruction(arrays, image, mask, steps=12, alpha=0.1):
+    """Hoover et al., 2023, in float64: normalise, encode, mask, descend, layer norm once, decode."""
+    a = {key: np.asarray(array, np.float64) for key, array in arrays.items()}
+    head_dim, side = a["Wk"].shape[1], int(np.sqrt(len(a["POS_embed"]) - 1))
+    patch = image.shape[0] // side
+    channels_first = ((image - MEAN) / STD).transpose(2, 0, 1)
+    patches = channels_first.reshape(3, side, patch, side, patch).transpose(1, 3, 0, 2, 4).reshape(side**2, -1)
+    tokens = patches @ a["Wenc"] + a["Benc"]
+    tokens[mask] = a["MASK_token"]
+    x = np.concatenate([a["CLS_token"][None], tokens]) + a["POS_embed"]
+
+    def layer_norm(x):
+        centred = x - x.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)
+        return a["LNORM_gamma"] * centred / deviation + a["LNORM_bias"]
+
+    for _ in range(steps):
+        g = layer_norm(x)
+        force = np.maximum(g @ a["Xi"], 0) @ a["Xi"].T
+        for Wk, Wq in zip(a["Wk"], a["Wq"], strict=True):
+            K, Q = g @ Wk.T, g @ Wq.T
+            scores = Q @ K.T / np.sqrt(head_dim)
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            weights /= weights.sum(axis=1, keepdims=True)
+            force += weights @ K @ Wq + weights.T @ Q @ Wk
+        x = x + alpha * force
+    shown = (layer_norm(x)[1:] @ a["Wdec"] + a["Bdec"]).reshape(side, side, 3, patch, patch)
+    return shown.transpose(0, 3, 1, 4, 2).reshape(image.shape) * STD + MEAN
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"heads": 1, "head_dim": 1, "dim": 2, "memories": 1, "patch": 1, "side": 1},
+        {"dim": 24, "patch": 4, "side": 5},
+    ],
+)
+def test_a_published_checkpoint_gives_the_papers_numbers(tmp_path, sizes):
+    arrays = archive(**sizes)
+    np.savez(tmp_path / "published.npz", **arrays)
+    done = CliRunner().invoke(app, ["import", "et-imagenet", f"{tmp_path}/published.npz", "--out", f"{tmp_path}/model"])
+    assert done.exit_code == 0, done.output
+    model = from_pretrained(tmp_path / "model")
+    assert isinstance(model, EnergyTransformer)
+    model = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model)
+    generator = np.random.default_rng(1)
+    image = generator.uniform(size=model.config.shape)
+    for share in (0, 0.5, 1):
+        mask = generator.uniform(size=model.config.patches) < share
+        expected = papers_reconstruction(arrays, image, mask)
+        np.testing.assert_allclose(model.reconstruct(image, mask), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"Xi": None}, "missing keys ['Xi'], extra keys []"),
+        ({"step": np.zeros(1)}, "missing keys [], extra keys ['step']"),
+        ({"Wq": np.zeros((2, 3, 9))}, "Wq has shape (2, 3, 9) and dtype float64, expected floats of shape (2, 3, 10)"),
+        ({"Bdec": np.zeros((12, 1))}, "Bdec has shape (12, 1) and dtype float64, expected floats of shape (12)"),
+        ({"LNORM_gamma": np.zeros(1)}, "LNORM_gamma has shape (1,) and dtype float64, expected floats of shape ()"),
+        ({"Benc": np.zeros(10, int)}, "Benc has shape (10,) and dtype int64, expected floats of shape (10)"),
+        ({"POS_embed": np.zeros((9, 10))}, "POS_embed has shape (9, 10), expected 1 + side² rows for a whole number"),
+        ({"CLS_token": np.array({}, object)}, "is not an archive of numpy arrays (.npz)"),
+    ],
+)
+def test_a_published_file_that_is_not_one_is_refused(tmp_path, changed, message):
+    path = tmp_path / "published.npz"
+    np.savez(path, **archive(**changed))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        EnergyTransformer.from_published("et-imagenet", path)
+
+
+def test_the_command_that_imports_says_what_is_wrong(tmp_path):
+    def failing(*arguments):
+        done = CliRunner().invoke(app, ["import", *map(str, arguments)])
+        assert done.exit_code == 1
+        return done.output
+
+    (tmp_path / "text.npz").write_text("no archive")
+    assert "unknown file \"et-cifar\"; there are ['et-imagenet']" in failing("et-cifar", tmp_path / "text.npz")
+    assert "there is no file" in failing("et-imagenet", tmp_path / "none.npz", "--out", tmp_path / "new")
+    assert "is not an archive" in failing("et-imagenet", tmp_path / "text.npz", "--out", tmp_path / "new")
+    assert "is there already, and not empty" in failing("et-imagenet", tmp_path / "text.npz", "--out", tmp_path)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("attend_self", [True, False])
+def test_it_is_a_ham_of_hamux_parts(attend_self, image, mask):
+    model = make(attend_self=attend_self)
+    model = eqx.tree_at(lambda m: m.ham.neurons["tokens"].lagrangian.keywords["delta"], model, jr.normal(jr.key(1), 10))
+    synapses, keywords = model.ham.synapses, model.ham.neurons["tokens"].lagrangian.keywords
+    layer_norm = Partial(hamux.lagr_layernorm, **keywords)
+    attention = hamux.AttentionSynapse(jr.key(0), 10, 2, 3, attend_self=attend_self, closed_form=False)
+    attention = eqx.tree_at(lambda a: (a.Wk, a.Wq), attention, (synapses["attention"].Wk, synapses["attention"].Wq))
+    hopfield = eqx.tree_at(lambda h: h.xi, hamux.HopfieldSynapse(jr.key(0), 10, 7), synapses["memory"].xi)
+    ham = hamux.HAM(
+        neurons={"tokens": hamux.Neurons(layer_norm, (7, 10), leak=0.0)},
+        synapses={"attention": attention, "memory": hopfield},
+        connections=[(("tokens",), "attention"), (("tokens",), "memory")],
+    )
+    out = hamux.descend(ham, model.encode(image, mask), steps=4, dt=0.05, trajectory=True)
+    energies = model.energy(image, mask)
+    np.testing.assert_allclose(model.decode(out.xs), model.reconstruct(image, mask), rtol=1e-9)
+    np.testing.assert_allclose(ham.activations(out.xs)["tokens"], model.features(image, mask)[-1], rtol=1e-9)
+    np.testing.assert_allclose(out.energies, energies["total"], rtol=1e-9)
+    np.testing.assert_allclose(energies["attention"] + energies["memory"], energies["total"], rtol=1e-12)
+    assert np.all(np.diff(energies["total"]) < 0)
+
+
+def test_what_is_hidden_is_not_looked_at(model, image, mask):
+    pixels = np.asarray(model.pixels(mask))
+    assert pixels.shape == SMALL.shape
+    assert pixels[:4, :4].all()
+    assert not pixels[:4, 4:].any()
+    assert pixels.sum() == 3 * 48
+    np.testing.assert_array_equal(model.reconstruct(image, mask), model.reconstruct(np.where(pixels, 0.7, image), mask))
+    assert np.any(model.reconstruct(image, mask) != model.reconstruct(np.where(pixels, image, 0.7), mask))
+
+
+@pytest.mark.parametrize("count", [0, 1, 6])
+def test_any_number_of_patches_may_be_hidden(model, image, count):
+    mask = np.arange(6) < count
+    tokens, seen = (model.encode(image, which)["tokens"][1:] for which in (mask, None))
+    np.testing.assert_array_equal(tokens[mask], (model.mask_token[None] + model.position[1:])[mask])
+    np.testing.assert_array_equal(tokens[~mask], seen[~mask])
+    assert np.isfinite(model.reconstruct(image, mask)).all()
+
+
+def test_steps_features_and_attention(model, image, mask):
+    steps = model.reconstructions(image, mask)
+    assert steps.shape == (5, *SMALL.shape)
+    np.testing.assert_allclose(steps[-1], model.reconstruct(image, mask), rtol=1e-12)
+    np.testing.assert_allclose(steps[0], model.decode(model.encode(image, mask)), rtol=1e-12)
+    assert model.features(image).shape == (5, 7, 10)
+    attention = model.attention(image, mask)
+    assert attention.shape == (5, 2, 7, 7)
+    np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-12)
+
+
+def test_memories_are_decoded_to_patches(model):
+    memories = model.memories()
+    assert memories.shape == (7, 4, 4, 3)
+    xi = model.ham.synapses["memory"].xi[0]
+    np.testing.assert_allclose(memories[3].ravel(), model.decoder(xi[3]) - model.decoder.bias, rtol=1e-9)
+
+
+def test_it_classifies_by_cls_or_by_the_mean(model, image):
+    with pytest.raises(ValueError, match=r"has no head; give it one with with_head\(classes=…, key=…\)"):
+        model.classify(image)
+    headed = model.with_head(classes=7, key=jr.key(1))
+    assert headed.config.classes == 7
+    g = headed.features(image)[-1]
+    np.testing.assert_allclose(headed.classify(image), headed.classifier(g[0]), rtol=1e-12)
+    mean = headed.with_config(pool="mean")
+    np.testing.assert_allclose(mean.classify(image), headed.classifier(g[1:].mean(axis=0)), rtol=1e-12)
+    assert headed.with_head(classes=3, key=jr.key(2)).classify(image).shape == (3,)
+
+
+def test_images_of_another_size_get_interpolated_positions(model):
+    same = model.with_size(8, 12)
+    np.testing.assert_allclose(same.position, model.position, rtol=1e-12)
+    rows, columns = np.mgrid[:8, :8]
+    planes = np.stack([rows, columns, rows - columns, np.ones((8, 8))], axis=-1).reshape(64, 4)
+    square = make(shape=(32, 32, 3), dim=4)
+    square = eqx.tree_at(lambda m: m.position, square, jnp.asarray(np.concatenate([np.zeros((1, 4)), planes])))
+    larger = square.with_size(64, 48)
+    assert larger.config.shape == (64, 48, 3)
+    np.testing.assert_array_equal(larger.position[0], square.position[0])
+    grid = np.asarray(larger.position[1:]).reshape(16, 12, 4)
+    rows, columns = np.mgrid[:16, :12]
+    inside = (slice(3, -3), slice(3, -3))  # beyond it the resampling meets the edge
+    np.testing.assert_allclose(grid[..., 0][inside], ((rows + 0.5) / 2 - 0.5)[inside], atol=1e-6)
+    np.testing.assert_allclose(grid[..., 1][inside], ((columns + 0.5) * 8 / 12 - 0.5)[inside], atol=1e-6)
+    np.testing.assert_allclose(grid[..., 3], 1, rtol=1e-6)
+    assert larger.reconstruct(np.zeros((64, 48, 3)), np.zeros(192, bool)).shape == (64, 48, 3)
+    with pytest.raises(ValueError, match=r"patches of 4 × 4 do not fill images of shape \(30, 32, 3\)"):
+        model.with_size(30, 32)
+
+
+def test_half_precision_stays_near(model, image, mask):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
+    shown = half.reconstruct(image.astype(jnp.bfloat16), mask)
+    assert shown.dtype == jnp.bfloat16
+    assert half.energy(image, mask)["total"].dtype == jnp.float32
+    np.testing.assert_allclose(shown.astype(float), model.reconstruct(image, mask), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"image": np.zeros((8, 8, 3))},
+            r"an image of shape (8, 8, 3) and dtype float64; expected floats in [0, 1] of "
+            "shape (8, 12, 3)",
+        ),
+        ({"image": np.zeros((8, 12, 1))}, "an image of shape (8, 12, 1)"),
+        ({"image": np.zeros((8, 12, 3), np.uint8)}, "dtype uint8; expected floats"),
+        ({"image": np.full((8, 12, 3), np.nan)}, "the image holds NaN"),
+        ({"mask": np.zeros(5, bool)}, "a mask of shape (5,) and dtype bool; expected booleans of shape (6,)"),
+        ({"mask": np.zeros(6, int)}, "a mask of shape (6,) and dtype int64; expected booleans of shape (6,)"),
+        ({"mask": np.zeros((2, 3), bool)}, "one a patch of the 2 × 3, row by row, True where it is hidden"),
+    ],
+)
+def test_images_and_masks_that_do_not_fit_are_refused(model, image, mask, change, message):
+    given = {"image": image, "mask": mask} | change
+    for use in (model.reconstruct, model.energy, model.features, model.attention):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            use(**given)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"patch": 5}, "patches of 5 × 5 do not fill images of shape (8, 12, 3)"),
+        ({"shape": (8, 12)}, "do not fill images of shape (8, 12); (height, width, channels) are expected"),
+        ({"heads": 0}, "{'heads': 0}: whole numbers of at least 1"),
+        ({"dim": 2.5}, "{'dim': 2.5}: whole numbers"),
+        ({"mean": (0.1, 0.2)}, "mean is (0.1, 0.2); expected one number, or 3, one a channel"),
+        ({"std": (0.0,)}, "std is (0.0,); expected numbers greater than 0"),
+        ({"alpha": 0.0}, "alpha is 0.0; it is finite and greater than 0"),
+        ({"classes": -1}, "classes is -1"),
+        ({"pool": "max"}, 'pool is \'max\'; it is "cls" or "mean"'),
+        ({"masked": ()}, "masked is (); expected shares from 0 to 1"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(**fields)
+
+
+def test_the_same_parameters_under_another_config(model, image):
+    longer = model.with_config(steps=6, alpha=0.02)
+    assert longer.features(image).shape[0] == 7
+    with pytest.raises(ValueError, match=r"the parameters \['ham.synapses.memory.xi.0'\] are of other shapes"):
+        model.with_config(memories=8)
+    with pytest.raises(ValueError, match=r"unknown config keys \['depth'\]"):
+        model.with_config(depth=8)
+
+
+def test_it_is_saved_and_loaded(tmp_path, model, image, mask):
+    model.with_head(classes=3, key=jr.key(1)).save_pretrained(tmp_path)
+    loaded = EnergyTransformer.from_pretrained(tmp_path)
+    assert loaded.config.classes == 3
+    np.testing.assert_array_equal(loaded.reconstruct(image, mask), model.reconstruct(image, mask))
+
+
+def test_masks_of_a_training_hide_the_shares_of_the_config():
+    model = make(shape=(16, 16, 1), masked=(0.25, 0.75), mean=(0.5,))
+    counts = [int((~np.asarray(model.hide(jr.key(seed)))).sum()) // 16 for seed in range(20)]
+    assert set(counts) == {4, 12}
+
+
+def test_it_learns_to_reconstruct_and_to_classify():
+    digits, labels = load_samples("mnist")
+    digits, labels = np.asarray(digits[labels < 2], np.float32), labels[labels < 2]
+    config = EnergyTransformerConfig(shape=(28, 28, 1), patch=7, dim=16, heads=2, head_dim=8, memories=16, steps=3)
+    model = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), EnergyTransformer(config, key=jr.key(0)))
+    masks = np.tile(np.arange(16) % 2 == 0, (len(digits), 1))
+
+    def error(model):
+        shown = jax.jit(lambda model: jax.vmap(model.reconstruct)(digits, masks))(model)
+        return float(np.mean((shown - digits)[np.asarray(jax.vmap(model.pixels)(masks))] ** 2))
+
+    options = {"steps": 100, "batch_size": 16, "learning_rate": 0.05, "validation": 0, "quiet": True}
+    learned = finetune(model, (digits, labels), task={"classify": 0.1, "reconstruct": 1}, **options)
+    assert error(learned) < 0.7 * error(model)
+    found = jax.jit(lambda model: jnp.argmax(jax.vmap(model.classify)(digits), axis=-1))(learned)
+    assert learned.config.classes == 2
+    assert np.mean(np.asarray(found) == labels) > 0.9

@@ -1,0 +1,60 @@
+"""What masked reconstructions are measured by, and the predictions that they are held beside."""
+
+import jax
+import jax.random as jr
+import numpy as np
+
+from hamux_zoo import EnergyTransformer, EnergyTransformerConfig
+from hamux_zoo._data import Images
+from hamux_zoo._evaluation import evaluate, fixed_masks, linear_prediction, mean_colour
+
+
+def test_masks_are_fixed_and_hide_the_share():
+    masks = fixed_masks(49, 0.75)
+    np.testing.assert_array_equal(masks.sum(axis=1), 37)
+    np.testing.assert_array_equal(masks, fixed_masks(49, 0.75))
+    assert len(np.unique(masks, axis=0)) == 100
+    assert not fixed_masks(9, 0.0).any()
+    assert fixed_masks(9, 1.0).all()
+
+
+def test_mean_colour_is_that_of_the_known_pixels():
+    image = np.arange(12.0).reshape(1, 2, 2, 3) / 12
+    hidden = np.broadcast_to(np.array([[True, False], [False, True]])[None, :, :, None], image.shape)
+    np.testing.assert_allclose(mean_colour(image, hidden)[0, 0, 0], (image[0, 0, 1] + image[0, 1, 0]) / 2)
+    np.testing.assert_array_equal(mean_colour(image, np.ones_like(hidden)), 0.5)
+
+
+def test_the_linear_prediction_is_least_squares():
+    generator = np.random.default_rng(0)
+    mixing = generator.normal(size=(12, 12))
+    train, test = (generator.normal(size=(count, 12)) @ mixing for count in (500, 7))
+    hidden = generator.uniform(size=(2, 12)) < 0.5
+    found = linear_prediction(*(a.reshape(-1, 2, 2, 3) for a in (test, hidden)), train.reshape(-1, 2, 2, 3))
+    for i, (image, guess) in enumerate(zip(test, found.reshape(-1, 12), strict=True)):
+        mask = hidden[i % 2]
+        known = np.concatenate([train[:, ~mask], np.ones((500, 1))], axis=1)
+        weights = np.linalg.lstsq(known, train[:, mask], rcond=None)[0]
+        np.testing.assert_allclose(guess[mask], np.append(image[~mask], 1) @ weights, rtol=1e-3, atol=1e-3)
+        np.testing.assert_array_equal(guess[~mask], image[~mask])
+
+
+def test_reconstruction_is_measured_over_hidden_pixels_for_every_share():
+    config = EnergyTransformerConfig(
+        shape=(8, 8, 1), dim=6, heads=1, head_dim=2, memories=4, steps=2, masked=(0.25, 0.75), classes=2
+    )
+    model = EnergyTransformer(config, key=jr.key(0))
+    images = np.random.default_rng(0).uniform(size=(130, 8, 8, 1)).astype(np.float32)
+    labels = np.zeros(130, int)
+    measured = evaluate(model, Images(images, labels), Images(images, labels))
+    assert measured.keys() == {"test_error"} | {
+        f"masked_{share}_{name}" for share in (25, 75) for name in ("mse", "mean_colour_mse", "linear_mse")
+    }
+    errors = []
+    for i, image in enumerate(images):
+        mask = fixed_masks(4, 0.25)[i % 100]
+        shown = np.asarray(model.reconstruct(image, mask))
+        errors.append((shown - image)[np.asarray(model.pixels(mask))])
+    np.testing.assert_allclose(measured["masked_25_mse"], np.mean(np.square(errors)), rtol=1e-5)
+    found = jax.vmap(model.classify)(images).argmax(axis=-1)
+    np.testing.assert_allclose(measured["test_error"], 100 * np.mean(found != 0))

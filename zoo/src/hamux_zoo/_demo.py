@@ -1,0 +1,90 @@
+"""What `hamux-zoo demo` shows: sample images damaged, and what the bundled memories make of them."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array
+from matplotlib.figure import Figure
+
+from ._data import Images
+from ._evaluation import classify, corruptions, fixed_masks, retrieve
+from .plots import Row, retrieval_strip
+
+# The models of the demo and their samples.
+SHOWN = {"dense-hopfield-mnist": "mnist", "et-small-cifar10": "cifar10"}
+
+
+class Recall(NamedTuple):
+    """Of one kind of damage: averages over all images, energies at start and end, and some of the images.
+
+    Errors are mean squares over all pixels; `steps` is the median; `accuracy`, of classifying what is recalled, is None
+    where that is not asked.
+    """
+
+    damage: str
+    before: float
+    after: float
+    accuracy: float | None
+    steps: int
+    energies: tuple[float, float]
+    rows: list[Row]
+
+
+def recalls(model: Any, samples: Images) -> dict[str, list[Recall]]:
+    """All that the model can show of the samples: "retrieval" to a fixed point, "reconstruction" from some patches."""
+    shows = {"retrieval": ("retrieve", _retrievals), "reconstruction": ("reconstructions", _reconstructions)}
+    return {kind: list(show(model, samples)) for kind, (method, show) in shows.items() if hasattr(model, method)}
+
+
+def draw(kind: str, recalls: list[Recall]) -> Figure:
+    """The rows of all recalls of a kind in one figure."""
+    rows = [row for recall in recalls for row in recall.rows]
+    if kind == "retrieval":
+        return retrieval_strip(rows)
+    return retrieval_strip(rows, shown=(0, 1, 3, 6, 12), result=False)
+
+
+def _retrievals(model: Any, samples: Images) -> Iterator[Recall]:
+    images, labels = samples
+    for example, (damage, (cues, known)) in enumerate(corruptions(images).items()):
+        result = retrieve(model, cues, known)
+        shown = model.retrieve(cues[example], known, trajectory=True)
+        end = shown.steps + 1
+        yield Recall(
+            damage,
+            before=float(np.mean((cues - images) ** 2)),
+            after=float(np.mean((result.x - images) ** 2)),
+            accuracy=float(np.mean(classify(model, result.x) == labels)),
+            steps=int(sorted(result.steps)[len(images) // 2]),
+            energies=(float(result.energies[:, 0].mean()), float(result.energies[:, -1].mean())),
+            rows=[Row(damage, images[example], cues[example], shown.trajectory[:end], shown.energies[:end])],
+        )
+
+
+def _reconstructions(model: Any, samples: Images) -> Iterator[Recall]:
+    images = samples.images
+    for share in model.config.masked:
+        masks = np.resize(fixed_masks(model.config.patches, share), (len(images), model.config.patches))
+        hidden = np.asarray(jax.vmap(model.pixels)(masks))
+        cues = np.where(hidden, 0.5, images)
+        shown, energies = _shown(model, cues, masks)
+        paths = np.where(hidden[:, None], shown, images[:, None])
+        yield Recall(
+            f"{share:.0%} of the patches hidden",
+            before=float(np.mean((cues - images) ** 2)),
+            after=float(np.mean((paths[:, -1] - images) ** 2)),
+            accuracy=None,
+            steps=model.config.steps,
+            energies=(float(energies[:, 0].mean()), float(energies[:, -1].mean())),
+            rows=[Row(f"photo {i}", images[i], cues[i], paths[i], energies[i]) for i in range(4)],
+        )
+
+
+@jax.jit
+def _shown(model: Any, images: Array, masks: Array) -> tuple[Array, Array]:
+    """What is shown at the start and after each step, and the energies."""
+    return jax.vmap(lambda image, mask: (model.reconstructions(image, mask), model.energy(image, mask)["total"]))(
+        images, masks
+    )
