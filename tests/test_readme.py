@@ -81,7 +81,7 @@ def test_the_fine_tuning_example_runs_and_learns(tmp_path):
 
 
 def test_what_fine_tuning_gains_is_what_was_measured():
-    measured = json.loads((ROOT / "tests/benchmarks/results/transfer.json").read_text())
+    measured = json.loads((ROOT / "tests/benchmarks/results/transfer-dense-hopfield-mnist.json").read_text())
     for name in ("fine-tuned", "from random weights"):
         error, completion = measured[name]["test_error"], measured[name]["completion_mse"]
         assert f"| {name} | {error:.2f} | {completion:.5f} |" in README

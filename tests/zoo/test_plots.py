@@ -30,6 +30,16 @@ def test_a_strip_shows_original_cue_steps_result_and_energies():
     plt.close(figure)
 
 
+def test_a_strip_of_all_steps_needs_no_result():
+    path = np.linspace(0, 1, 6)[:, None, None, None] * np.ones((6, 4, 4, 3))
+    rows = [plots.Row(f"photo {i}", path[-1], path[0], path, np.arange(6.0)[::-1]) for i in range(2)]
+    figure = plots.retrieval_strip(rows, shown=(0, 3, 5), result=False)
+    assert [ax.get_title() for ax in figure.axes[:5]] == ["original", "corrupted", "step 0", "step 3", "step 5"]
+    assert [ax.get_ylabel() for ax in figure.axes[:10:5]] == ["photo 0", "photo 1"]
+    np.testing.assert_allclose([ax.images[0].get_array().max() for ax in figure.axes[5:10]], [1, 0, 0, 0.6, 1])
+    plt.close(figure)
+
+
 def test_memories_are_laid_out_in_rows():
     ax = plots.memories(np.random.default_rng(0).uniform(size=(5, 4, 4, 1)), columns=2)
     assert ax.images[0].get_array().shape == (15, 10)

@@ -72,7 +72,7 @@ def _reconstructions(model: Any, samples: Images) -> Iterator[Recall]:
         shown, energies = _shown(model, cues, masks)
         paths = np.where(hidden[:, None], shown, images[:, None])
         yield Recall(
-            f"{share:.0%} of the patches hidden",
+            f"{100 * share:.0f} % of patches hidden",
             before=float(np.mean((cues - images) ** 2)),
             after=float(np.mean((paths[:, -1] - images) ** 2)),
             accuracy=None,
