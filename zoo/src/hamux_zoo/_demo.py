@@ -78,7 +78,7 @@ def _reconstructions(model: Any, samples: Images) -> Iterator[Recall]:
             accuracy=None,
             steps=model.config.steps,
             energies=(float(energies[:, 0].mean()), float(energies[:, -1].mean())),
-            rows=[Row(f"photo {i}", images[i], cues[i], paths[i], energies[i]) for i in range(4)],
+            rows=[Row(f"image {i}", images[i], cues[i], paths[i], energies[i]) for i in range(4)],
         )
 
 
