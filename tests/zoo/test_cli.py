@@ -135,6 +135,15 @@ def test_train_finetune_and_evaluate_on_a_folder_of_pictures(tmp_path):
         (["evaluate", "nothing", "--data", "nowhere"], '"nothing" is neither a bundled model nor a folder'),
         (["train", "resnet", "--data", "nowhere", "--out", "o"], 'unknown architecture "resnet"; there are'),
         (["demo", "--out", "a-file"], "a-file"),
+        (["demo", "--samples", "mnist"], "--samples are those of one model; name it with --model"),
+        (
+            ["demo", "--model", "dense-hopfield-mnist", "--samples", "cifar10"],
+            "the model takes images of shape (28, 28, 1)",
+        ),
+        (
+            ["finetune", "dense-hopfield-mnist", "--data", CLOTHES, "--out", "o", "--set", "memories=3"],
+            "are of other shapes",
+        ),
     ],
 )
 def test_a_wrong_argument_ends_with_its_message(tmp_path, arguments, message):

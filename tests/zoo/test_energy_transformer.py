@@ -130,9 +130,11 @@ def test_a_published_checkpoint_gives_the_papers_numbers(tmp_path, sizes):
         ({"Xi": None}, "missing keys ['Xi'], extra keys []"),
         ({"step": np.zeros(1)}, "missing keys [], extra keys ['step']"),
         ({"Wq": np.zeros((2, 3, 9))}, "Wq has shape (2, 3, 9) and dtype float64, expected floats of shape (2, 3, 10)"),
-        ({"Bdec": np.zeros((12, 1))}, "Bdec has shape (12, 1) and dtype float64, expected floats of shape (12)"),
+        ({"Bdec": np.zeros((12, 1))}, "Bdec has shape (12, 1) and dtype float64, expected floats of shape (12,)"),
         ({"LNORM_gamma": np.zeros(1)}, "LNORM_gamma has shape (1,) and dtype float64, expected floats of shape ()"),
-        ({"Benc": np.zeros(10, int)}, "Benc has shape (10,) and dtype int64, expected floats of shape (10)"),
+        ({"Benc": np.zeros(10, int)}, "Benc has shape (10,) and dtype int64, expected floats of shape (10,)"),
+        ({"Wk": np.zeros((2, 3, 9))}, "Wk has shape (2, 3, 9) and dtype float64, expected floats of shape (2, 3, 10)"),
+        ({"Wenc": np.zeros((11, 10))}, "Wenc has shape (11, 10) and dtype float64, expected floats of shape (12, 10)"),
         ({"POS_embed": np.zeros((9, 10))}, "POS_embed has shape (9, 10), expected 1 + side² rows for a whole number"),
         ({"CLS_token": np.array({}, object)}, "is not an archive of numpy arrays (.npz)"),
     ],
@@ -221,6 +223,8 @@ def test_memories_are_decoded_to_patches(model):
 def test_it_classifies_by_cls_or_by_the_mean(model, image):
     with pytest.raises(ValueError, match=r"has no head; give it one with with_head\(classes=…, key=…\)"):
         model.classify(image)
+    with pytest.raises(ValueError, match="classes is 0; a head is for one at least"):
+        model.with_head(classes=0, key=jr.key(1))
     headed = model.with_head(classes=7, key=jr.key(1))
     assert headed.config.classes == 7
     g = headed.features(image)[-1]
@@ -255,7 +259,9 @@ def test_half_precision_stays_near(model, image, mask):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
     shown = half.reconstruct(image.astype(jnp.bfloat16), mask)
     assert shown.dtype == jnp.bfloat16
-    assert half.energy(image, mask)["total"].dtype == jnp.float32
+    energies = half.energy(image, mask)["total"]
+    assert energies.dtype == jnp.float32
+    assert energies[-1] < energies[0]
     np.testing.assert_allclose(shown.astype(float), model.reconstruct(image, mask), atol=0.05)
 
 
@@ -269,7 +275,10 @@ def test_half_precision_stays_near(model, image, mask):
         ),
         ({"image": np.zeros((8, 12, 1))}, "an image of shape (8, 12, 1)"),
         ({"image": np.zeros((8, 12, 3), np.uint8)}, "dtype uint8; expected floats"),
-        ({"image": np.full((8, 12, 3), np.nan)}, "the image holds NaN"),
+        (
+            {"image": np.full((8, 12, 3), np.nan)},
+            "an image of shape (8, 12, 3) with NaN in 288 places; expected numbers",
+        ),
         ({"mask": np.zeros(5, bool)}, "a mask of shape (5,) and dtype bool; expected booleans of shape (6,)"),
         ({"mask": np.zeros(6, int)}, "a mask of shape (6,) and dtype int64; expected booleans of shape (6,)"),
         ({"mask": np.zeros((2, 3), bool)}, "one a patch of the 2 × 3, row by row, True where it is hidden"),
@@ -277,9 +286,40 @@ def test_half_precision_stays_near(model, image, mask):
 )
 def test_images_and_masks_that_do_not_fit_are_refused(model, image, mask, change, message):
     given = {"image": image, "mask": mask} | change
-    for use in (model.reconstruct, model.energy, model.features, model.attention):
+    for use in (model.reconstruct, model.reconstructions, model.energy, model.features, model.attention):
         with pytest.raises(ValueError, match=re.escape(message)):
             use(**given)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.pixels(change["mask"]) if "mask" in change else model.with_head(classes=2, key=jr.key(0)).classify(
+            change["image"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("shape", "way_out"),
+    [
+        ((8, 12), "repeat a grey image along its last axis"),
+        ((8, 12, 4), "cut off an alpha channel"),
+        ((16, 24, 3), "model.with_size(height, width) is for another size"),
+        ((5, 8, 12, 3), "batches by jax.vmap"),
+    ],
+)
+def test_the_error_of_an_image_says_the_way_out(model, shape, way_out):
+    with pytest.raises(ValueError, match=re.escape(way_out)):
+        model.features(np.zeros(shape))
+
+
+def test_an_image_may_be_closed_over(model, image, mask):
+    shown = jax.jit(lambda mask: model.reconstruct(image, mask))(mask)
+    np.testing.assert_allclose(shown, model.reconstruct(image, mask), rtol=1e-9)
+
+
+def test_what_is_hidden_has_no_part_in_a_gradient_even_if_it_is_nan(model, image, mask):
+    def loss(model, image):
+        return jnp.sum(model.reconstruct(image, mask))
+
+    gradient = jax.jit(jax.grad(loss))(model, np.where(model.pixels(mask), np.nan, image))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize(
@@ -309,6 +349,8 @@ def test_the_same_parameters_under_another_config(model, image):
         model.with_config(memories=8)
     with pytest.raises(ValueError, match=r"unknown config keys \['depth'\]"):
         model.with_config(depth=8)
+    with pytest.raises(ValueError, match=r"\['classes', 'shape'\] of a model cannot be changed alone: with_head gives"):
+        model.with_config(shape=(12, 8, 3), classes=2)
 
 
 def test_it_is_saved_and_loaded(tmp_path, model, image, mask):

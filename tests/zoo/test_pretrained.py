@@ -79,7 +79,13 @@ def test_a_transformer_does_what_its_card_says(transformer):
     name, model, samples = transformer
     assert isinstance(model, EnergyTransformer)
     measured = evaluate(model, samples)
-    for metric in read_card(name).metrics:
+    metrics = read_card(name).metrics
+    assert [metric["name"] for metric in metrics] == (
+        ["test error, %"]
+        if name.endswith("classify")
+        else [f"error, {100 * share:g} % hidden" for share in model.config.masked]
+    )
+    for metric in metrics:
         if metric["name"] == "test error, %":
             expected = metric["value"]
             assert measured["test_error"] <= expected + 3 * np.sqrt(expected * (100 - expected) / len(samples.images))

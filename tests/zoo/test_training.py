@@ -337,3 +337,23 @@ def test_trackers_get_the_numbers(model, digits, tmp_path, log, monkeypatch):
     folder = {"tensorboard": tmp_path / "run/tensorboard", "trackio": tmp_path / "trackio"}[log]
     written = b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
     assert b"brightness" in written
+
+
+def test_muon_takes_an_attentions_weights_as_one_matrix():
+    gradient = jr.normal(jr.key(0), (2, 3, 10))
+    options = Recipe.__dataclass_fields__
+    values = {name: None for name in options} | {
+        "task": "classify", "steps": 5, "batch_size": 4, "optimizer": "muon", "warmup": 0, "weight_decay": 0.0,
+        "accumulate": 1, "precision": "float32", "trainable": "all", "augment": (), "validation": 0.0, "every": 1,
+        "seed": 0, "overfit_one_batch": False,
+    }  # fmt: skip
+    muon = Recipe(**values).transformation()
+
+    def update(gradient):
+        with jax.numpy_dtype_promotion("standard"):
+            return muon.update({"W": gradient}, muon.init({"W": gradient}), {"W": gradient})[0]["W"]
+
+    whole = update(gradient.reshape(6, 10))
+    np.testing.assert_allclose(update(gradient).reshape(6, 10), whole, rtol=1e-5)
+    lengths = np.linalg.svd(whole, compute_uv=False)
+    assert lengths.max() < 1.6 * lengths.min()

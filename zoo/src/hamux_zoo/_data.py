@@ -60,13 +60,16 @@ class Source(NamedTuple):
         return self._replace(images=self.images._replace(labels=labels), names=tuple(names))
 
 
+def list_samples() -> list[str]:
+    """The names of the images shipped with the package, the shortest first."""
+    return sorted((file.stem for file in _SAMPLES.glob("*.npz")), key=lambda name: (len(name), name))
+
+
 def load_samples(name: str) -> Images:
-    """The images shipped with the package under a name: "mnist" or "fashion-mnist"."""
+    """The images shipped with the package under a name: "mnist", "fashion-mnist" or "cifar10"."""
     path = _SAMPLES / f"{name}.npz"
     if not path.is_file():
-        raise FileNotFoundError(
-            f'no samples "{name}"; there are {sorted(file.stem for file in _SAMPLES.glob("*.npz"))}'
-        )
+        raise FileNotFoundError(f'no samples "{name}"; there are {list_samples()}')
     with np.load(path, allow_pickle=False) as arrays:
         return from_arrays(arrays["images"], arrays["labels"].astype(int)).take(slice(None))
 

@@ -8,12 +8,11 @@ import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
-from ._data import Images
+from ._data import Images, list_samples, load_samples
 from ._evaluation import classify, corruptions, fixed_masks, retrieve
 from .plots import Row, retrieval_strip
 
-# The models of the demo and their samples.
-SHOWN = {"dense-hopfield-mnist": "mnist", "et-small-cifar10": "cifar10"}
+SHOWN = ("dense-hopfield-mnist", "et-small-cifar10")
 
 
 class Recall(NamedTuple):
@@ -32,6 +31,15 @@ class Recall(NamedTuple):
     rows: list[Row]
 
 
+def samples_for(model: Any, name: str | None = None) -> Images:
+    """The samples of a name, or the first of the model's shape. **Raises** ValueError when there are none."""
+    shapes = {name: load_samples(name).images.shape[1:] for name in ([name] if name else list_samples())}
+    fitting = [name for name, shape in shapes.items() if shape == model.config.shape]
+    if not fitting:
+        raise ValueError(f"the model takes images of shape {model.config.shape}; samples are of shapes {shapes}")
+    return load_samples(fitting[0])
+
+
 def recalls(model: Any, samples: Images) -> dict[str, list[Recall]]:
     """All that the model can show of the samples: "retrieval" to a fixed point, "reconstruction" from some patches."""
     shows = {"retrieval": ("retrieve", _retrievals), "reconstruction": ("reconstructions", _reconstructions)}
@@ -43,7 +51,8 @@ def draw(kind: str, recalls: list[Recall]) -> Figure:
     rows = [row for recall in recalls for row in recall.rows]
     if kind == "retrieval":
         return retrieval_strip(rows)
-    return retrieval_strip(rows, shown=(0, 1, 3, 6, 12), result=False)
+    steps = len(rows[0].trajectory) - 1
+    return retrieval_strip(rows, shown=[*(step for step in (0, 1, 3, 6) if step < steps), steps], result=False)
 
 
 def _retrievals(model: Any, samples: Images) -> Iterator[Recall]:
@@ -78,7 +87,7 @@ def _reconstructions(model: Any, samples: Images) -> Iterator[Recall]:
             accuracy=None,
             steps=model.config.steps,
             energies=(float(energies[:, 0].mean()), float(energies[:, -1].mean())),
-            rows=[Row(f"image {i}", images[i], cues[i], paths[i], energies[i]) for i in range(4)],
+            rows=[Row(f"image {i}, {100 * share:.0f} %", images[i], cues[i], paths[i], energies[i]) for i in range(4)],
         )
 
 

@@ -12,6 +12,8 @@ from ._corruptions import gaussian_noise, salt_and_pepper, upper_half
 from ._data import Images
 
 BATCH = 100
+# The numbers in an image, up to which the covariance of all of them is computed.
+LINEAR_UP_TO = 8192
 
 
 def evaluate(model: Any, test: Images, train: Images | None = None) -> dict[str, float]:
@@ -31,7 +33,7 @@ def evaluate(model: Any, test: Images, train: Images | None = None) -> dict[str,
     if hasattr(model, "retrieve"):
         measured |= completion(model, test.images[:1000], train)
     if hasattr(model, "reconstruct"):
-        for share in model.config.masked:
+        for share in filter(None, model.config.masked):
             measured |= masked_reconstruction(model, test.images, share, train)
     return measured
 
@@ -45,15 +47,13 @@ def completion(model: Any, images: np.ndarray, train: Images | None = None) -> d
     """
     known = upper_half(images.shape[1:])
 
-    def hidden_mse(guesses: np.ndarray) -> float:
-        return float(np.mean((guesses - images)[:, ~known] ** 2))
-
     completed = retrieve(model, images, known)
-    measured = {"completion_mse": hidden_mse(completed.x)}
+    guesses = {"completion_mse": completed.x}
     if train is not None:
-        measured["mean_image_mse"] = hidden_mse(np.broadcast_to(train.images.mean(axis=0), images.shape))
-        nearest = _nearest(images[:, known], train.images[:, known])
-        measured["nearest_image_mse"] = hidden_mse(train.images[nearest])
+        guesses["mean_image_mse"] = np.broadcast_to(train.images.mean(axis=0), images.shape)
+        guesses["nearest_image_mse"] = train.images[_nearest(images[:, known], train.images[:, known])]
+    hidden = np.broadcast_to(~known, images.shape)
+    measured = {name: hidden_mse(guess, images, hidden) for name, guess in guesses.items()}
     measured["completion_converged"] = 100 * float(np.mean(completed.converged))
     measured["completion_steps"] = float(np.median(completed.steps))
     return measured
@@ -67,16 +67,16 @@ def masked_reconstruction(
     - `masked_50_mse`: mean squared error over the hidden pixels, in [0, 1];
     - `masked_50_mean_colour_mse`: that of the mean colour of an image's known pixels;
     - `masked_50_linear_mse`: that of the best linear predictor, the mean of a Gaussian with the training set's mean and
-      covariance given the known pixels.
+      covariance given the known pixels; left out where the covariance would not fit into memory.
     """
     masks = fixed_masks(model.config.patches, share)
     hidden = np.asarray(jax.vmap(model.pixels)(masks))
     each = np.resize(np.arange(len(masks)), len(images))
     guesses = {"mse": reconstruct(model, images, masks[each]), "mean_colour_mse": mean_colour(images, hidden[each])}
-    if train is not None:
+    if train is not None and images[0].size <= LINEAR_UP_TO:
         guesses["linear_mse"] = linear_prediction(images, hidden, train.images)
     return {
-        f"masked_{100 * share:.0f}_{name}": hidden_mse(guess, images, hidden[each]) for name, guess in guesses.items()
+        f"masked_{100 * share:g}_{name}": hidden_mse(guess, images, hidden[each]) for name, guess in guesses.items()
     }
 
 

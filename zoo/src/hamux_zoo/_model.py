@@ -39,6 +39,11 @@ class ZooModel(eqx.Module):
 
     what a recall shows, and which class, in its last n steps, differentiably, from `x`, whose pixels are right where
     `known` is True, or for None noisy everywhere. All examples of a batch get the same `key`.
+
+    The evaluation and the demo take what there is of `classify`; `retrieve(x, known)`, to a fixed point, with a result
+    as `hamux.Retrieval` whose `x` is the image; and for masks of patches `reconstruct(image, mask)`,
+    `reconstructions(image, mask)` at the start and after each step, `energy(image, mask)["total"]`, `pixels(mask)`, and
+    in the config `patches`, their number, and `masked`, the shares to measure with.
     """
 
     model_type: ClassVar[str]
@@ -72,17 +77,24 @@ class ZooModel(eqx.Module):
     def with_config(self, **fields: Any) -> Self:
         """The same parameters under a config with other values of some fields.
 
-        **Raises** ValueError for an unknown field, a value that the config refuses, and fields on which the parameters'
-        shapes depend.
+        **Raises** ValueError for an unknown field, a value that the config refuses, and fields that tell what the
+        parameters are for (`shape`, `classes`) or on which their shapes depend.
         """
+        if own := sorted({"shape", "classes"} & fields.keys()):
+            raise ValueError(
+                f"{own} of a model cannot be changed alone: with_head gives it other classes, and another size of "
+                "images is for a method of its architecture"
+            )
+        return self._under(**fields)
+
+    def _under(self, **fields: Any) -> Self:
+        """`with_config`, for any fields that fit the parameters."""
         config = make_config(type(self), dataclasses.asdict(self.config) | fields, "config")
         skeleton = eqx.filter_eval_shape(type(self), config, key=jax.eval_shape(lambda: jr.key(0)))
         shapes, own = ({name: leaf.shape for name, leaf in named_leaves(model).items()} for model in (skeleton, self))
         if shapes != own:
             changed = [name for name in {**own, **shapes} if own.get(name) != shapes.get(name)]
-            raise ValueError(
-                f"with {fields} the parameters {changed} are of other shapes, or not there; make a new model"
-            )
+            raise ValueError(f"with {fields} the parameters {changed} are of other shapes, or not there")
         return jax.tree.unflatten(jax.tree.structure(skeleton), jax.tree.leaves(self))
 
     @classmethod

@@ -18,11 +18,11 @@ Selector = Callable[[Any], Any]
 
 
 def _as_matrices(weights: Any) -> Any:
-    """An array of more axes than two is a matrix, too: all axes but the last, by the last."""
+    """Matrices, and an attention's (heads, head_dim, dim), which is one of heads · head_dim rows."""
 
     def axes(leaf):
         last = leaf.ndim - 1
-        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last) if last > 0 else None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last) if last in (1, 2) else None
 
     return jax.tree.map(axes, weights)
 

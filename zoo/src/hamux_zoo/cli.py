@@ -218,25 +218,30 @@ def demo(
         typer.Option("--model", help="A bundled model, or a model's folder.", show_default="one of each architecture"),
     ] = None,
     samples: Annotated[
-        str, typer.Option(help='Images shipped with the package for that model: "mnist", "fashion-mnist" or "cifar10".')
-    ] = "mnist",
+        str | None,
+        typer.Option(
+            help="Images shipped with the package for this model: mnist, fashion-mnist or cifar10.",
+            show_default="the first of its shape",
+        ),
+    ] = None,
 ) -> None:
     """Recall damaged images, digits and photos, from the bundled memories; needs no network."""
     import matplotlib
 
     matplotlib.use("agg")
-    from ._data import load_samples
-    from ._demo import SHOWN, draw, recalls
+    from ._demo import SHOWN, draw, recalls, samples_for
     from ._registry import from_pretrained
 
     with _errors_as_messages():
+        if samples and not name:
+            raise ValueError("--samples are those of one model; name it with --model")
         out.mkdir(parents=True, exist_ok=True)
         columns = ("error\nbefore", "error\nafter", "accuracy", "steps", "energy\nbefore", "energy\nafter")
         table = Table("corruption", *columns, box=box.SIMPLE_HEAD)
         drawn = []
-        for model_name, sample in ({name: samples} if name else SHOWN).items():
+        for model_name in [name] if name else SHOWN:
             model: Any = from_pretrained(model_name)
-            images = load_samples(sample)
+            images = samples_for(model, samples)
             console.print(
                 f"{model.config.memories} memories of {model_name}, {len(images.images)} test images that they have "
                 "not seen."
@@ -255,8 +260,8 @@ def demo(
                 draw(kind, found).savefig(drawn[-1], dpi=120)
         console.print(table)
         console.print(
-            "Errors are mean squares over all pixels in [0, 1]; steps are the median of those to the fixed point, 200 "
-            "at most, or all that the model takes; accuracy is that of classifying the result."
+            "Errors are mean squares over all pixels in [0, 1]; accuracy is that of classifying the result; steps are "
+            "those to a fixed point (the median, 200 at most), or for patches all that the model takes."
         )
         for path in drawn:
             console.print(f"Drawn: {path}", soft_wrap=True)

@@ -119,13 +119,13 @@ class Row(NamedTuple):
 def retrieval_strip(rows: Sequence[Row], shown: Sequence[int] = (1, 2, 4), result: bool = True) -> Figure:
     """A row for each retrieval: original, corrupted, the steps `shown`, and the `result`; beneath, the energy curves of
     all."""
-    titles = ["original", "corrupted", *(f"step {step}" for step in shown), *["result"][:result]]
+    titles = ["original", "corrupted", *(f"step {step}" for step in shown)] + (["result"] if result else [])
     figure = plt.figure(figsize=(1.3 * len(titles), 1.35 * len(rows) + 2.2), layout="constrained")
     grid = figure.add_gridspec(len(rows) + 1, len(titles), height_ratios=[*[1.0] * len(rows), 1.5])
     for i, row in enumerate(rows):
-        last = len(row.trajectory) - 1
-        steps = [row.trajectory[min(step, last)] for step in (*shown, *[last][:result])]
-        for j, (image, title) in enumerate(zip([row.original, row.corrupted, *steps], titles, strict=True)):
+        images = [row.original, row.corrupted, *(row.trajectory[min(step, len(row.trajectory) - 1)] for step in shown)]
+        images += [row.trajectory[-1]] if result else []
+        for j, (image, title) in enumerate(zip(images, titles, strict=True)):
             ax = show_image(image, figure.add_subplot(grid[i, j]), title if i == 0 else "")
             if j == 0:
                 ax.set_ylabel(row.label, fontsize=7)

@@ -59,7 +59,7 @@ def lagr_relu(x: Float[Array, "..."]) -> Float[Array, ""]:
 
 @jax.custom_jvp
 def _half_square(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """½ max(x, 0)²; its derivative is given for speed: a training keeps max(x, 0) of every step, and no more."""
+    """½ max(x, 0)²; its derivative is given for speed, as one array max(x, 0) to keep and multiply."""
     return 0.5 * relu(x) ** 2
 
 

@@ -242,8 +242,8 @@ class AttentionSynapse(eqx.Module):
 
     With P_qk the softmax over k of β K_k · Q_q, ∂E/∂Q_q = −Σ_k P_qk K_k is attention whose values are the keys, and
     ∂E/∂K_k = −Σ_q P_qk Q_q. These closed forms are what `jax.grad` meets; with `closed_form=False` it goes through the
-    log-sum-exp (`tests/benchmarks/attention.py`: slower). Queries are taken `block` at a time, or all at once where
-    they are no more, so that memory grows with tokens · `block`, not with tokens².
+    log-sum-exp, all at once. The closed forms take `block` queries at a time, so that memory grows with tokens · block,
+    not with tokens² (`tests/benchmarks/energy_transformer.py`).
 
     Hoover et al., "Energy Transformer", 2023, eq. 3.
 
@@ -343,14 +343,15 @@ def _attention(
         energy = -jnp.sum(top + jnp.log(total)) / beta
         return energy, weights.swapaxes(-1, -2) @ (queries / total), weights @ keys / total
 
-    count, rest = divmod(queries.shape[1], block)
-    if count + (rest > 0) == 1:
+    if queries.shape[1] <= block:
         return of_block(0, queries)
 
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def add(total, at):
-        energy, pull_keys, pull_queries = jax.checkpoint(of_block)(*at)
+        energy, pull_keys, pull_queries = of_block(*at)
         return (total[0] + energy, total[1] + pull_keys), pull_queries
 
+    count, rest = divmod(queries.shape[1], block)
     blocks = rearrange(queries[:, : count * block], "head (block q) z -> block head q z", q=block)
     total, pulls = jax.lax.scan(
         add, (jnp.zeros((), keys.dtype), jnp.zeros_like(keys)), (block * jnp.arange(count), blocks)

@@ -1,8 +1,11 @@
 """Energy Transformer: the patches of an image as tokens that descend one energy, of attention and of memories."""
 
+import collections
 import dataclasses
+import functools
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -36,7 +39,8 @@ class EnergyTransformerConfig:
     - `steps`, `alpha`: of the descent, x ← x − α ∂E/∂g.
     - `attend_self`: whether a token attends to itself, as in the authors' JAX code; the paper's eq. 3 leaves it out.
     - `classes`: of the head, 0 for none; `pool`: whether it reads the CLS token or the mean of the others.
-    - `masked`: the shares of the patches that are hidden in training, of which one is drawn for each image.
+    - `masked`: the shares of the patches that are hidden in training, of which one is drawn for each image, and with
+      which it is measured.
     """
 
     shape: tuple[int, ...] = (32, 32, 3)
@@ -92,7 +96,7 @@ class EnergyTransformerConfig:
 
 
 class EnergyTransformer(ZooModel):
-    """Tokens x of an image descend E(g) = E_attention(g) + E_Hopfield(g), with g = LayerNorm(x), the same at each step:
+    """The tokens x of an image descend one energy of g = LayerNorm(x), E = E_attention + E_Hopfield:
 
         E_attention = −(1/β) Σ_h Σ_q log Σ_k exp(β K_hk · Q_hq),  K = W_K g, Q = W_Q g, β = 1/√head_dim
         E_Hopfield  = −½ Σ relu(ξ g)²
@@ -103,8 +107,11 @@ class EnergyTransformer(ZooModel):
     one by the MASK token; CLS is put before them, and to each its position is added. Out of it, g is decoded linearly
     to patches; a head reads classes from it.
 
-    One image is floats in [0, 1] `(height, width, channels)`, a mask is `(patches,)`, True where a patch is hidden, row
-    by row. Hoover, Liang, Pham, Panda, Strobelt, Chau, Zaki & Krotov, "Energy Transformer", NeurIPS 2023.
+    One image is floats in [0, 1] `(height, width, channels)`; a mask is `(patches,)`, row by row, True where a patch is
+    hidden (`DenseHopfield.retrieve` is told what is known instead). Batches by `jax.vmap`, under which, as under
+    `jax.jit`, NaN is not looked for.
+
+    Hoover, Liang, Pham, Panda, Strobelt, Chau, Zaki & Krotov, "Energy Transformer", NeurIPS 2023.
     """
 
     model_type: ClassVar[str] = "energy-transformer"
@@ -154,9 +161,11 @@ class EnergyTransformer(ZooModel):
 
         **Raises** FileNotFoundError, or ValueError naming the file, the key, what was expected and what was found.
         """
+        if name not in cls.published:
+            raise ValueError(f'unknown file "{name}"; there are {list(cls.published)}')
         arrays = _read_archive(path)
         (heads, head_dim, dim), (_, memories) = arrays["Wk"].shape, arrays["Xi"].shape
-        patch, side = (math.isqrt(arrays[key].shape[0] // size) for key, size in (("Wenc", 3), ("POS_embed", 1)))
+        patch, side = math.isqrt(len(arrays["Wenc"]) // 3), math.isqrt(len(arrays["POS_embed"]) - 1)
         config = EnergyTransformerConfig(
             shape=(side * patch, side * patch, 3),
             mean=(0.485, 0.456, 0.406),
@@ -199,39 +208,34 @@ class EnergyTransformer(ZooModel):
         **Raises** ValueError, with both shapes, when `x` or `mask` are of another shape than the config says, when `x`
         has no floats or holds NaN, when `mask` has no booleans.
         """
-        image, hidden = self._checked(x, mask)
-        patches = self._to_patches((image - self._per_channel("mean", image)) / self._per_channel("std", image))
-        tokens = jax.vmap(self.encoder)(patches)
-        tokens = jnp.where(hidden[:, None], self.mask_token, tokens)
-        return {"tokens": jnp.concatenate([self.cls_token[None], tokens]) + self.position}
+        return {"tokens": _encode(self, self._checked_image(x), self._checked_mask(mask))}
 
     def decode(self, xs: Mapping[str, Tokens]) -> Image:
         """The image that the tokens' activations show, in [0, 1] but for over- and undershoots."""
-        g = self.ham.activations(xs)["tokens"]
-        image = self._to_image(jax.vmap(self.decoder)(g[1:]))
-        return image * self._per_channel("std", image) + self._per_channel("mean", image)
+        return _decode(self, dict(xs))
 
     def reconstruct(self, image: Image, mask: Mask) -> Image:
         """The image that is shown after the last step, at known patches too; it may over- and undershoot [0, 1].
 
-        What `image` has where `mask` hides is not looked at. `jnp.where(model.pixels(mask), model.reconstruct(image,
+        What `image` has where `mask` hides plays no part. `jnp.where(model.pixels(mask), model.reconstruct(image,
         mask), image)` keeps what is known. **Raises** as `encode`.
         """
-        return self.decode({"tokens": self._descend(self.encode(image, mask))[-1]})
+        return self.decode(_descend(self, self.encode(image, mask))[0])
 
     def reconstructions(self, image: Image, mask: Mask) -> Float[Array, "steps_plus_1 height width channels"]:
         """What is shown at the start and after each step."""
-        return jax.vmap(self.decode)({"tokens": self._descend(self.encode(image, mask))})
+        return jax.vmap(self.decode)(self._path(image, mask))
 
     def classify(self, image: Image) -> Float[Array, " classes"]:
         """The head's logits. **Raises** as `encode`, and for a model without a head."""
         head = self.head()
-        g = self.features(image)[-1]
+        end, _ = _descend(self, self.encode(image))
+        g = self.ham.activations(end)["tokens"]
         return head(g[0] if self.config.pool == "cls" else jnp.mean(g[1:], axis=0))
 
     def features(self, image: Image, mask: Mask | None = None) -> Float[Array, "steps_plus_1 1+patches dim"]:
         """The tokens' activations g at the start and after each step, CLS first. **Raises** as `encode`."""
-        return jax.vmap(self.ham.neurons["tokens"].activations)(self._descend(self.encode(image, mask)))
+        return jax.vmap(self.ham.activations)(self._path(image, mask))["tokens"]
 
     def energy(self, image: Image, mask: Mask | None = None) -> dict[str, Float[Array, " steps_plus_1"]]:
         """The energy at the start and after each step, in its parts "attention" and "memory", and their sum, "total".
@@ -257,8 +261,8 @@ class EnergyTransformer(ZooModel):
         return rearrange(patches, "m (h w c) -> m h w c", h=self.config.patch, w=self.config.patch)
 
     def pixels(self, mask: Mask) -> Bool[Array, "height width channels"]:
-        """The mask of patches as one of pixels, True where hidden."""
-        return self._to_image(repeat(mask, "patch -> patch pixel", pixel=self.decoder.out_features))
+        """The mask of patches as one of pixels, True where hidden. **Raises** ValueError where it does not fit."""
+        return self._to_image(repeat(self._checked_mask(mask), "patch -> patch pixel", pixel=self.decoder.out_features))
 
     def with_size(self, height: int, width: int) -> Self:
         """The model for images of another size: the patches' positions are interpolated, bicubically.
@@ -269,7 +273,7 @@ class EnergyTransformer(ZooModel):
         grid = rearrange(self.position[1:], "(row column) dim -> row column dim", row=self.config.grid[0])
         resized = jax.image.resize(grid, (*dataclasses.replace(self.config, shape=shape).grid, grid.shape[-1]), "cubic")
         position = jnp.concatenate([self.position[:1], rearrange(resized, "row column dim -> (row column) dim")])
-        return eqx.tree_at(lambda model: model.position, self, position).with_config(shape=shape)
+        return eqx.tree_at(lambda model: model.position, self, position)._under(shape=shape)
 
     def head(self) -> Any:
         if self.classifier is None:
@@ -277,9 +281,11 @@ class EnergyTransformer(ZooModel):
         return self.classifier
 
     def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
+        if type(classes) is not int or classes < 1:
+            raise ValueError(f"classes is {classes!r}; a head is for one at least")
         head = eqx.nn.Linear(self.config.dim, classes, dtype=self.position.dtype, key=key)
         headed = eqx.tree_at(lambda model: model.classifier, self, head, is_leaf=lambda leaf: leaf is None)
-        return headed.with_config(classes=classes)
+        return headed._under(classes=classes)
 
     def hide(self, key: PRNGKeyArray) -> Bool[Array, "height width channels"]:
         """A random mask of known pixels: all but a share of the patches, one of `config.masked`."""
@@ -294,42 +300,41 @@ class EnergyTransformer(ZooModel):
         mask = jnp.zeros(self.config.patches, bool) if known is None else ~jnp.all(self._to_patches(known), axis=-1)
         return self.reconstruct(x, mask)[None], None
 
-    def _descend(self, start: dict[str, Tokens]) -> Float[Array, "steps_plus_1 1+patches dim"]:
-        """The states at the start and after each step: those of `hamux.descend`, which evaluates the end once more.
+    def _path(self, image: Image, mask: Mask | None) -> dict[str, Float[Array, "steps_plus_1 1+patches dim"]]:
+        """The states at the start and after each step."""
+        start = self.encode(image, mask)
+        return jax.tree.map(lambda x, path: jnp.concatenate([x[None], path]), start, _descend(self, start)[1])
 
-        Reverse mode keeps them and computes what lies within a step again, which is faster than to keep it.
-        """
-
-        @jax.checkpoint
-        def step(xs, _):
-            dEdg = self.ham.dEdg(self.ham.activations(xs), xs)["tokens"]
-            after = xs["tokens"] - jnp.asarray(self.config.alpha, dEdg.dtype) * dEdg
-            after = {"tokens": after.astype(xs["tokens"].dtype)}
-            return after, after["tokens"]
-
-        _, path = jax.lax.scan(step, start, length=self.config.steps)
-        return jnp.concatenate([start["tokens"][None], path])
-
-    def _checked(self, image: Any, mask: Any) -> tuple[Image, Mask]:
-        shape, dtype = jnp.shape(image), jnp.result_type(image)
-        if shape != self.config.shape or not jnp.issubdtype(dtype, jnp.floating):
+    def _checked_image(self, image: Any) -> Image:
+        shape, dtype, expected = jnp.shape(image), jnp.result_type(image), self.config.shape
+        floats = jnp.issubdtype(dtype, jnp.floating)
+        if shape != expected or not floats:
+            ways_out = {
+                "divide bytes by 255": not floats,
+                "batches by jax.vmap": len(shape) == 4,
+                "repeat a grey image along its last axis, cut off an alpha channel": shape[:2] == expected[:2] != shape,
+                "model.with_size(height, width) is for another size": len(shape) == 3 and shape[:2] != expected[:2],
+            }
             raise ValueError(
-                f"an image of shape {shape} and dtype {dtype}; expected floats in [0, 1] of shape {self.config.shape} "
-                "(bytes are divided by 255; another size is for model.with_size(height, width); batches by jax.vmap)"
+                f"an image of shape {shape} and dtype {dtype}; expected floats in [0, 1] of shape {expected} "
+                f"({'; '.join(way for way, helps in ways_out.items() if helps)})"
             )
-        if not isinstance(image, jax.core.Tracer) and bool(jnp.isnan(jnp.asarray(image)).any()):
+        if not isinstance(image, jax.core.Tracer) and (count := int(np.isnan(np.asarray(image, float)).sum())):
             raise ValueError(
-                "the image holds NaN; give the pixels that are not known any value, and hide their patches"
+                f"an image of shape {shape} with NaN in {count} places; expected numbers: where a pixel is not known, "
+                "put any, and hide its patch"
             )
-        patches = self.config.patches
+        return jnp.asarray(image).astype(self.position.dtype)
+
+    def _checked_mask(self, mask: Any) -> Mask:
+        (rows, columns), patches = self.config.grid, self.config.patches
         mask = jnp.zeros(patches, bool) if mask is None else mask
         if jnp.shape(mask) != (patches,) or jnp.result_type(mask) != jnp.bool_:
-            rows, columns = self.config.grid
             raise ValueError(
                 f"a mask of shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected booleans of shape "
                 f"({patches},), one a patch of the {rows} × {columns}, row by row, True where it is hidden"
             )
-        return jnp.asarray(image).astype(self.position.dtype), jnp.asarray(mask)
+        return jnp.asarray(mask)
 
     def _to_patches(self, image: Array) -> Array:
         side = self.config.patch
@@ -339,9 +344,45 @@ class EnergyTransformer(ZooModel):
         row, side = self.config.grid[0], self.config.patch
         return rearrange(patches, "(row column) (h w c) -> (row h) (column w) c", row=row, h=side, w=side)
 
-    def _per_channel(self, name: Literal["mean", "std"], image: Image) -> Float[Array, " channels"]:
+    def _per_channel(self, name: Literal["mean", "std"], image: Image) -> Float[Array, "1 1 channels"]:
         values = jnp.asarray(getattr(self.config, name), image.dtype)
         return jnp.broadcast_to(values, (1, 1, self.config.shape[2]))
+
+
+# Three programs; operation by operation, with a loop that is compiled for each call, a first image would take seconds.
+@jax.jit
+def _encode(model: EnergyTransformer, image: Image, hidden: Mask) -> Tokens:
+    normal = (image - model._per_channel("mean", image)) / model._per_channel("std", image)
+    # What is hidden takes no part in a gradient either, be it NaN.
+    patches = model._to_patches(jnp.where(model.pixels(hidden), 0, normal))
+    tokens = jnp.where(hidden[:, None], model.mask_token[None], jax.vmap(model.encoder)(patches))
+    return jnp.concatenate([model.cls_token[None], tokens]) + model.position
+
+
+@jax.jit
+def _descend(
+    model: EnergyTransformer, start: dict[str, Tokens]
+) -> tuple[dict[str, Tokens], dict[str, Float[Array, "steps 1+patches dim"]]]:
+    """The states at the end, and after each step: those of `hamux.descend`, which evaluates the end once more.
+
+    Reverse mode keeps them and computes what lies within a step again, which is faster than to keep it.
+    """
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def step(xs, _):
+        dEdg = model.ham.dEdg(model.ham.activations(xs), xs)["tokens"]
+        after = xs["tokens"] - jnp.asarray(model.config.alpha, dEdg.dtype) * dEdg
+        after = {"tokens": after.astype(xs["tokens"].dtype)}
+        return after, after
+
+    return jax.lax.scan(step, start, length=model.config.steps)
+
+
+@jax.jit
+def _decode(model: EnergyTransformer, xs: dict[str, Tokens]) -> Image:
+    g = model.ham.activations(xs)["tokens"]
+    image = model._to_image(jax.vmap(model.decoder)(g[1:]))
+    return image * model._per_channel("std", image) + model._per_channel("mean", image)
 
 
 def _smooth_positions(key: PRNGKeyArray, config: EnergyTransformerConfig) -> Float[Array, "1+patches dim"]:
@@ -378,26 +419,27 @@ def _read_archive(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not an archive of numpy arrays (.npz): {error}") from None
     if arrays.keys() != _PUBLISHED.keys():
         missing, extra = sorted(_PUBLISHED.keys() - arrays.keys()), sorted(arrays.keys() - _PUBLISHED.keys())
         raise ValueError(f"{path} does not hold the authors' checkpoint: missing keys {missing}, extra keys {extra}")
-    sizes: dict[str, int] = {}
+    found = {key: np.shape(array) for key, array in arrays.items()}
+    # Of each axis the size that most arrays have, so that the odd one is named.
+    counts: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
     for key, axes in _PUBLISHED.items():
-        array = arrays[key]
-        expected = tuple(sizes.get(axis, axis) for axis in axes)
-        fits = array.ndim == len(axes) and all(
-            want in (axis, size) for want, axis, size in zip(expected, axes, array.shape, strict=True)
-        )
-        if not (fits and array.size and array.dtype.kind == "f"):
+        for axis, size in zip(axes, found[key], strict=False):
+            counts[axis][size] += 1
+    sizes = {axis: count.most_common(1)[0][0] for axis, count in counts.items()}
+    for key, axes in _PUBLISHED.items():
+        expected, dtype = tuple(sizes.get(axis, 0) for axis in axes), np.asarray(arrays[key]).dtype
+        if found[key] != expected or 0 in expected or dtype.kind != "f":
             raise ValueError(
-                f"{path}: {key} has shape {array.shape} and dtype {array.dtype}, expected floats of shape "
-                f"({', '.join(map(str, expected))})"
+                f"{path}: {key} has shape {found[key]} and dtype {dtype}, expected floats of shape {expected}, "
+                f"({', '.join(axes)})"
             )
-        sizes |= dict(zip(axes, array.shape, strict=True))
     squares = {"Wenc": (sizes["pixels"] / 3, "3 · patch²"), "POS_embed": (sizes["tokens"] - 1, "1 + side²")}
     for key, (square, form) in squares.items():
         if not square or math.isqrt(int(square)) ** 2 != square:
-            raise ValueError(f"{path}: {key} has shape {arrays[key].shape}, expected {form} rows for a whole number")
+            raise ValueError(f"{path}: {key} has shape {found[key]}, expected {form} rows for a whole number")
     return {key: np.asarray(array, np.float32) for key, array in arrays.items()}
