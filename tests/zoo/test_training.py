@@ -15,7 +15,7 @@ from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_samples
 from hamux_zoo._data import Images
 from hamux_zoo._evaluation import evaluate
 from hamux_zoo._log import Log
-from hamux_zoo._recipe import Recipe
+from hamux_zoo._recipe import _OPTIMIZERS, Recipe
 from hamux_zoo._tasks import loss_of
 
 CONFIG = DenseHopfieldConfig(memories=8, classes=10, energy="polynomial", beta=2.0)
@@ -341,13 +341,7 @@ def test_trackers_get_the_numbers(model, digits, tmp_path, log, monkeypatch):
 
 def test_muon_takes_an_attentions_weights_as_one_matrix():
     gradient = jr.normal(jr.key(0), (2, 3, 10))
-    options = Recipe.__dataclass_fields__
-    values = {name: None for name in options} | {
-        "task": "classify", "steps": 5, "batch_size": 4, "optimizer": "muon", "warmup": 0, "weight_decay": 0.0,
-        "accumulate": 1, "precision": "float32", "trainable": "all", "augment": (), "validation": 0.0, "every": 1,
-        "seed": 0, "overfit_one_batch": False,
-    }  # fmt: skip
-    muon = Recipe(**values).transformation()
+    muon = _OPTIMIZERS["muon"][0](lambda step: 0.1, 0.0)
 
     def update(gradient):
         with jax.numpy_dtype_promotion("standard"):
