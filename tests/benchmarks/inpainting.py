@@ -23,7 +23,7 @@ for share in model.config.masked:
     masks = fixed_masks(model.config.patches, share)
     hidden = np.resize(jax.vmap(model.pixels)(masks), test.images.shape)
     filled = [
-        inpaint_biharmonic(image, where[..., 0], channel_axis=-1)
+        inpaint_biharmonic(image, np.ascontiguousarray(where[..., 0]), channel_axis=-1)
         for image, where in zip(test.images, hidden, strict=True)
     ]
     biharmonic = hidden_mse(np.stack(filled), test.images, hidden)

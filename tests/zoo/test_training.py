@@ -59,6 +59,7 @@ def changed(before, after):
     return {name for name in old if not np.array_equal(old[name], new[name])}
 
 
+@pytest.mark.slow
 def test_the_tasks_of_a_memory_are_learned_and_one_seed_gives_one_model(digits, tmp_path):
     options = {
         "config": {"memories": 50, "energy": "polynomial", "beta": 2.0},
@@ -180,6 +181,7 @@ def test_the_rate_warms_up_and_falls_along_a_cosine(model, digits):
     assert at[1] == pytest.approx(-0.25 * (0.05 * 1.9 + 0.1 * 2.71), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_halves_and_keeps_floats(model, digits, tmp_path):
     seen = []
 

@@ -30,7 +30,7 @@ def show_image(image: Float[np.ndarray, "height width channels"], ax: Axes | Non
 
 
 def energy_curves(energies: Sequence[np.ndarray], labels: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Energy against the step of the descent, one curve a retrieval; the steps beyond 10 on a logarithmic axis."""
+    """Energy against the step of the descent, one curve a retrieval; of many steps those beyond 10 on a logarithmic axis."""
     ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
     for curve, label, colour in zip(energies, labels, itertools.cycle(COLOURS), strict=False):
         ax.plot(np.arange(len(curve)), curve, color=colour, marker=".", label=label)
@@ -55,7 +55,8 @@ def energy_components(components: Mapping[str, Float[np.ndarray, " steps_plus_1"
 
 
 def _over_steps(ax: Axes, last: int) -> Axes:
-    ax.set_xscale("symlog", linthresh=10)
+    if last > 20:
+        ax.set_xscale("symlog", linthresh=10)
     ax.set(xlabel="step", ylabel="energy E", xticks=[step for step in _STEPS if step <= last])
     ax.xaxis.set_major_formatter(ScalarFormatter())
     return _finish(ax)

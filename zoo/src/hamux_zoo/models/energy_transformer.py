@@ -312,7 +312,8 @@ class EnergyTransformer(ZooModel):
             ways_out = {
                 "divide bytes by 255": not floats,
                 "batches by jax.vmap": len(shape) == 4,
-                "repeat a grey image along its last axis, cut off an alpha channel": shape[:2] == expected[:2] != shape,
+                "repeat a grey image along its last axis, cut off an alpha channel": shape[:2] == expected[:2]
+                and shape != expected,
                 "model.with_size(height, width) is for another size": len(shape) == 3 and shape[:2] != expected[:2],
             }
             raise ValueError(
