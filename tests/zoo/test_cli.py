@@ -78,6 +78,7 @@ def test_demo_in_an_empty_folder(tmp_path):
         assert f"hamux-demo/{picture}.png" in shown.stdout
 
 
+@pytest.mark.slow
 def test_train_finetune_and_evaluate_on_a_folder_of_pictures(tmp_path):
     small = ("--set", "memories=20", "--set", "energy=polynomial", "--set", "beta=2.0", "--batch-size", "20")
     trained = run("train", "dense-hopfield", "--data", CLOTHES, "--out", "a", "--steps", "30", *small, cwd=tmp_path)

@@ -366,6 +366,7 @@ def test_masks_of_a_training_hide_the_shares_of_the_config():
     assert set(counts) == {4, 12}
 
 
+@pytest.mark.slow
 def test_it_learns_to_reconstruct_and_to_classify():
     digits, labels = load_samples("mnist")
     digits, labels = np.asarray(digits[labels < 2], np.float32), labels[labels < 2]

@@ -90,6 +90,7 @@ def test_killed_at_twenty_random_moments(tmp_path):
     assert made(tmp_path / "killed") == made(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_stopped_by_ctrl_c(tmp_path):
     finish(tmp_path / "whole", 40, 10)
     folder = tmp_path / "stopped"
@@ -135,6 +136,7 @@ Run.{name} = on_a_full_disk
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "message"),
     [

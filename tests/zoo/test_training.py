@@ -113,6 +113,7 @@ def test_only_what_is_selected_is_trained_and_takes_optimiser_memory(model, digi
         assert sorted(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == sorted(n for n in sizes if n > 1)
 
 
+@pytest.mark.slow
 def test_an_augmentation_may_be_for_one_task(model, digits):
     task = {"classify": 1.0, "reconstruct": 1.0}
     batch = digits.take(slice(16))

@@ -30,7 +30,7 @@ def show_image(image: Float[np.ndarray, "height width channels"], ax: Axes | Non
 
 
 def energy_curves(energies: Sequence[np.ndarray], labels: Sequence[str], ax: Axes | None = None) -> Axes:
-    """Energy against the step of the descent, one curve a retrieval; of many steps those beyond 10 on a logarithmic axis."""
+    """Energy against the step of the descent, one curve a retrieval; of many steps those beyond 10 are logarithmic."""
     ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
     for curve, label, colour in zip(energies, labels, itertools.cycle(COLOURS), strict=False):
         ax.plot(np.arange(len(curve)), curve, color=colour, marker=".", label=label)
