@@ -22,6 +22,7 @@ from _measure import alternate, record
 
 import hamux
 from hamux_zoo import EnergyTransformer, EnergyTransformerConfig
+from hamux_zoo.models.energy_transformer import _descend
 
 
 def by_autograd(model: EnergyTransformer) -> EnergyTransformer:
@@ -63,7 +64,7 @@ def descent(batch: int) -> dict:
     tokens = jr.normal(jr.key(1), (batch, 1 + config.patches, config.dim))
 
     def descend(model, tokens):
-        return jax.vmap(lambda x: model._descend({"tokens": x})[0])(tokens)
+        return jax.vmap(lambda x: _descend(model, {"tokens": x})[0])(tokens)
 
     sides = {"model": compiled(descend, model, tokens)[0], "autograd": compiled(descend, by_autograd(model), tokens)[0]}
     flops = 0
