@@ -33,11 +33,13 @@ class Recall(NamedTuple):
 
 def samples_for(model: Any, name: str | None = None) -> Images:
     """The samples of a name, or the first of the model's shape. **Raises** ValueError when there are none."""
-    shapes = {name: load_samples(name).images.shape[1:] for name in ([name] if name else list_samples())}
-    fitting = [name for name, shape in shapes.items() if shape == model.config.shape]
-    if not fitting:
-        raise ValueError(f"the model takes images of shape {model.config.shape}; samples are of shapes {shapes}")
-    return load_samples(fitting[0])
+    shapes = {}
+    for candidate in [name] if name else list_samples():
+        samples = load_samples(candidate)
+        shapes[candidate] = samples.images.shape[1:]
+        if shapes[candidate] == model.config.shape:
+            return samples
+    raise ValueError(f"the model takes images of shape {model.config.shape}; samples are of shapes {shapes}")
 
 
 def recalls(model: Any, samples: Images) -> dict[str, list[Recall]]:
