@@ -388,16 +388,16 @@ def test_a_token_may_be_kept_from_attending_to_itself(checked):
 
 @hypothesis.given(
     tokens=st.integers(2, 12),
-    block=st.integers(1, 13),
+    at_once=st.integers(1, 300),
     attend_self=st.booleans(),
     size=st.sampled_from([0.1, 1.0, 30.0]),
     seed=st.integers(0, 2**16),
 )
 @hypothesis.settings(max_examples=12)
-def test_the_closed_form_in_blocks_is_autograd(tokens, block, attend_self, size, seed):
+def test_the_closed_form_in_blocks_is_autograd(tokens, at_once, attend_self, size, seed):
     Wk, Wq, g, direction = draw((2, 3, 5), (2, 3, 5), (tokens, 5), (tokens, 5), seed=seed)
     plain = hamux.AttentionSynapse(jr.key(0), 5, 2, 3, attend_self=attend_self, closed_form=False)
-    closed = hamux.AttentionSynapse(jr.key(0), 5, 2, 3, attend_self=attend_self, block=block)
+    closed = hamux.AttentionSynapse(jr.key(0), 5, 2, 3, attend_self=attend_self, at_once=at_once)
     plain, closed = (with_weights(synapse, Wk=size * Wk, Wq=Wq) for synapse in (plain, closed))
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # it runs once
@@ -422,11 +422,11 @@ def test_memory_for_attention_in_blocks_grows_with_the_tokens():
         compiled = jax.jit(jax.grad(synapse)).lower(jnp.zeros((tokens, 8))).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    few, many = (temporary_bytes(tokens, block=32) for tokens in (512, 2048))
+    few, many = (temporary_bytes(tokens, at_once=2**15) for tokens in (512, 2048))
     assert many < 5 * few
     assert many < temporary_bytes(2048, closed_form=False) / 10
 
 
-def test_a_block_of_no_queries_is_refused():
-    with pytest.raises(ValueError, match="block is 0; at least one query is taken at a time"):
-        hamux.AttentionSynapse(jr.key(0), 5, 2, 3, block=0)
+def test_no_score_at_once_is_refused():
+    with pytest.raises(ValueError, match="at_once is 0; at least one score is held at a time"):
+        hamux.AttentionSynapse(jr.key(0), 5, 2, 3, at_once=0)

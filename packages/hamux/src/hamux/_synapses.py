@@ -242,19 +242,19 @@ class AttentionSynapse(eqx.Module):
 
     With P_qk the softmax over k of β K_k · Q_q, ∂E/∂Q_q = −Σ_k P_qk K_k is attention whose values are the keys, and
     ∂E/∂K_k = −Σ_q P_qk Q_q. These closed forms are what `jax.grad` meets; with `closed_form=False` it goes through the
-    log-sum-exp, all at once. The closed forms take `block` queries at a time, so that memory grows with tokens · block,
+    log-sum-exp. They hold `at_once` scores K_k · Q_q at most, or those of one query, so that memory grows with tokens,
     not with tokens² (`tests/benchmarks/energy_transformer.py`).
 
     Hoover et al., "Energy Transformer", 2023, eq. 3.
 
-    **Raises** ValueError for a `block` < 1.
+    **Raises** ValueError for `at_once` < 1.
     """
 
     Wk: Float[Array, "heads head_dim dim"]
     Wq: Float[Array, "heads head_dim dim"]
     beta: float = eqx.field(static=True)
     attend_self: bool = eqx.field(static=True)
-    block: int = eqx.field(static=True)
+    at_once: int = eqx.field(static=True)
     closed_form: bool = eqx.field(static=True)
 
     def __init__(
@@ -265,7 +265,7 @@ class AttentionSynapse(eqx.Module):
         head_dim: int,
         beta: float | None = None,
         attend_self: bool = True,
-        block: int = 128,
+        at_once: int = 2**20,
         closed_form: bool = True,
     ):
         key_k, key_q = jr.split(key)
@@ -273,19 +273,19 @@ class AttentionSynapse(eqx.Module):
         self.Wq = 0.02 * jr.normal(key_q, (heads, head_dim, dim))
         self.beta = 1 / math.sqrt(head_dim) if beta is None else float(beta)
         self.attend_self = attend_self
-        self.block = whole("block", block, "at least one query is taken at a time")
+        self.at_once = whole("at_once", at_once, "at least one score is held at a time")
         self.closed_form = closed_form
 
     def __call__(self, g: Float[Array, "tokens dim"]) -> Float[Array, ""]:
         keys, queries = self._keys_and_queries(g)
         if self.closed_form:
-            return _attention_energy(keys, queries, self.beta, self.attend_self, self.block)
-        return -jnp.sum(logsumexp(_scores(keys, queries, self.beta, self.attend_self), axis=-1)) / self.beta
+            return _attention_energy(keys, queries, self.beta, self.attend_self, self.at_once)
+        return -jnp.sum(logsumexp(_scores(keys, queries, self.beta, self.attend_self), axis=-2)) / self.beta
 
     def attention(self, g: Float[Array, "tokens dim"]) -> Float[Array, "heads tokens tokens"]:
         """P, how much each token, the second axis, attends to each, the third: softmax over k of β K_k · Q_q."""
         keys, queries = self._keys_and_queries(g)
-        return jax.nn.softmax(_scores(keys, queries, self.beta, self.attend_self), axis=-1)
+        return jax.nn.softmax(_scores(keys, queries, self.beta, self.attend_self), axis=-2).swapaxes(-1, -2)
 
     def _keys_and_queries(self, g: Float[Array, "tokens dim"]) -> Float[Array, "2 heads tokens head_dim"]:
         heads, _, dim = self.Wk.shape
@@ -298,29 +298,29 @@ class AttentionSynapse(eqx.Module):
 
 
 def _scores(
-    keys: Float[Array, "heads tokens head_dim"],
-    queries: Float[Array, "heads queries head_dim"],
+    keys: Float[Array, "... tokens head_dim"],
+    queries: Float[Array, "... queries head_dim"],
     beta: float,
     attend_self: bool,
     first: int | Array = 0,
-) -> Float[Array, "heads queries tokens"]:
+) -> Float[Array, "... tokens queries"]:
     """β K_k · Q_q, −∞ where a query, of which the first is token `first`, may not attend to its own token."""
-    scores = beta * (queries @ keys.swapaxes(-1, -2))
+    scores = beta * (keys @ queries.swapaxes(-1, -2))
     if attend_self:
         return scores
-    own = first + jnp.arange(queries.shape[1])[:, None] == jnp.arange(keys.shape[1])[None]
-    return jnp.where(own[None], -jnp.inf, scores)
+    own = jnp.arange(keys.shape[-2])[:, None] == (first + jnp.arange(queries.shape[-2]))[None]
+    return jnp.where(jnp.broadcast_to(own, scores.shape), -jnp.inf, scores)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
-def _attention_energy(keys: Array, queries: Array, beta: float, attend_self: bool, block: int) -> Float[Array, ""]:
-    return _attention(keys, queries, beta, attend_self, block)[0]
+def _attention_energy(keys: Array, queries: Array, beta: float, attend_self: bool, at_once: int) -> Float[Array, ""]:
+    return _attention(keys, queries, beta, attend_self, at_once)[0]
 
 
 @_attention_energy.defjvp
-def _(beta, attend_self, block, primals, tangents):
+def _(beta, attend_self, at_once, primals, tangents):
     (keys, queries), (keys_dot, queries_dot) = primals, tangents
-    energy, pull_keys, pull_queries = _attention(keys, queries, beta, attend_self, block)
+    energy, pull_keys, pull_queries = _attention(keys, queries, beta, attend_self, at_once)
     return energy, -jnp.sum(pull_keys * keys_dot) - jnp.sum(pull_queries * queries_dot)
 
 
@@ -329,38 +329,44 @@ def _attention(
     queries: Float[Array, "heads tokens head_dim"],
     beta: float,
     attend_self: bool,
-    block: int,
+    at_once: int,
 ) -> tuple[Float[Array, ""], Float[Array, "heads tokens head_dim"], Float[Array, "heads tokens head_dim"]]:
-    """The energy, −∂E/∂keys and −∂E/∂queries, one block of queries after another: each softmax is whole, nothing is
-    computed twice."""
+    """The energy, −∂E/∂keys and −∂E/∂queries, of all heads together where that is at most `at_once` scores, else of
+    one head and a block of its queries after another: each softmax is whole, nothing is computed twice."""
+    heads, tokens, _ = keys.shape
 
-    def of_block(first, queries):
+    def of_block(keys, queries, first):
         scores = _scores(keys, queries, beta, attend_self, first)
-        top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+        top = jax.lax.stop_gradient(jnp.max(scores, axis=0, keepdims=True))
         weights = jnp.exp(scores - top)
-        total = jnp.sum(weights, axis=-1, keepdims=True)
-        # One exponential an entry, and what is normalised are the few that go in or come out.
+        total = jnp.sum(weights, axis=0, keepdims=True)
+        # One exponential a score, and what is normalised are the few that go in or come out.
         energy = -jnp.sum(top + jnp.log(total)) / beta
-        return energy, weights.swapaxes(-1, -2) @ (queries / total), weights @ keys / total
+        return energy, weights @ (queries / total.T), (keys.T @ weights / total).T
 
-    if queries.shape[1] <= block:
-        return of_block(0, queries)
+    def of_head(keys, queries):
+        count, rest = divmod(tokens, block)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def add(total, at):
-        energy, pull_keys, pull_queries = of_block(*at)
-        return (total[0] + energy, total[1] + pull_keys), pull_queries
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def add(total, at):
+            energy, pull_keys, pull_queries = of_block(keys, *at)
+            return (total[0] + energy, total[1] + pull_keys), pull_queries
 
-    count, rest = divmod(queries.shape[1], block)
-    blocks = rearrange(queries[:, : count * block], "head (block q) z -> block head q z", q=block)
-    total, pulls = jax.lax.scan(
-        add, (jnp.zeros((), keys.dtype), jnp.zeros_like(keys)), (block * jnp.arange(count), blocks)
-    )
-    pulls = rearrange(pulls, "block head q z -> head (block q) z")
-    if rest:
-        total, last = add(total, (count * block, queries[:, count * block :]))
-        pulls = jnp.concatenate([pulls, last], axis=1)
-    return *total, pulls
+        total = jnp.zeros((), keys.dtype), jnp.zeros_like(keys)
+        blocks = rearrange(queries[: count * block], "(block q) z -> block q z", q=block)
+        total, pulls = jax.lax.scan(add, total, (blocks, block * jnp.arange(count)))
+        pulls = rearrange(pulls, "block q z -> (block q) z")
+        if rest:
+            total, last = add(total, (queries[count * block :], count * block))
+            pulls = jnp.concatenate([pulls, last])
+        return *total, pulls
+
+    if heads * tokens**2 <= at_once:
+        energies, *pulls = jax.vmap(lambda keys, queries: of_block(keys, queries, 0))(keys, queries)
+    else:
+        block = min(tokens, max(1, at_once // tokens))
+        energies, *pulls = jax.lax.map(lambda head: of_head(*head), (keys, queries))
+    return jnp.sum(energies), *pulls
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
