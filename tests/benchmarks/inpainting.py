@@ -20,8 +20,8 @@ model = from_pretrained(name)
 train, test = (load_images(data, split, shape=model.config.shape) for split in ("train", "test"))
 figures = {}
 for share in model.config.masked:
-    masks = fixed_masks(model.config.patches, share)
-    hidden = np.resize(jax.vmap(model.pixels)(masks), test.images.shape)
+    masks = fixed_masks(model.config.patches, share, len(test.images))
+    hidden = np.asarray(jax.vmap(model.pixels)(masks))
     filled = [
         inpaint_biharmonic(image, np.ascontiguousarray(where[..., 0]), channel_axis=-1)
         for image, where in zip(test.images, hidden, strict=True)

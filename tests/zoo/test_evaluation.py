@@ -10,12 +10,13 @@ from hamux_zoo._evaluation import evaluate, fixed_masks, linear_prediction, mean
 
 
 def test_masks_are_fixed_and_hide_the_share():
-    masks = fixed_masks(49, 0.75)
+    masks = fixed_masks(49, 0.75, 130)
     np.testing.assert_array_equal(masks.sum(axis=1), 37)
-    np.testing.assert_array_equal(masks, fixed_masks(49, 0.75))
+    np.testing.assert_array_equal(masks[:7], fixed_masks(49, 0.75, 7))
+    assert len(masks) == 130
     assert len(np.unique(masks, axis=0)) == 100
-    assert not fixed_masks(9, 0.0).any()
-    assert fixed_masks(9, 1.0).all()
+    assert not fixed_masks(9, 0.0, 1).any()
+    assert fixed_masks(9, 1.0, 1).all()
 
 
 def test_mean_colour_is_that_of_the_known_pixels():
@@ -29,10 +30,9 @@ def test_the_linear_prediction_is_least_squares():
     generator = np.random.default_rng(0)
     mixing = generator.normal(size=(12, 12))
     train, test = (generator.normal(size=(count, 12)) @ mixing for count in (500, 7))
-    hidden = generator.uniform(size=(2, 12)) < 0.5
+    hidden = (generator.uniform(size=(2, 12)) < 0.5)[[0, 1, 1, 0, 1, 0, 0]]  # images share masks
     found = linear_prediction(*(a.reshape(-1, 2, 2, 3) for a in (test, hidden)), train.reshape(-1, 2, 2, 3))
-    for i, (image, guess) in enumerate(zip(test, found.reshape(-1, 12), strict=True)):
-        mask = hidden[i % 2]
+    for image, mask, guess in zip(test, hidden, found.reshape(-1, 12), strict=True):
         known = np.concatenate([train[:, ~mask], np.ones((500, 1))], axis=1)
         weights = np.linalg.lstsq(known, train[:, mask], rcond=None)[0]
         np.testing.assert_allclose(guess[mask], np.append(image[~mask], 1) @ weights, rtol=1e-3, atol=1e-3)
@@ -50,7 +50,7 @@ def test_reconstruction_is_measured_over_hidden_pixels_for_every_share():
     assert measured.keys() == {"test_error"} | {
         f"masked_{share}_{name}" for share in (25, 75) for name in ("mse", "mean_colour_mse", "linear_mse")
     }
-    masks = fixed_masks(4, 0.25)[np.arange(130) % 100]
+    masks = fixed_masks(4, 0.25, 130)
     errors = np.asarray(jax.vmap(model.reconstruct)(images, masks)) - images
     expected = np.mean(errors[np.asarray(jax.vmap(model.pixels)(masks))] ** 2)
     np.testing.assert_allclose(measured["masked_25_mse"], expected, rtol=1e-5)

@@ -97,7 +97,7 @@ def test_a_transformer_does_what_its_card_says(transformer):
 
 def test_a_transformers_energy_never_rises(transformer):
     _, model, (images, _) = transformer
-    masks = fixed_masks(model.config.patches, model.config.masked[0])
+    masks = fixed_masks(model.config.patches, model.config.masked[0], len(images))
     energies = jax.jit(jax.vmap(lambda image, mask: model.energy(image, mask)["total"]))(images, masks)
     assert np.all(np.diff(energies) < 0)
 

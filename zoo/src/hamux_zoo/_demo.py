@@ -77,7 +77,7 @@ def _retrievals(model: Any, samples: Images) -> Iterator[Recall]:
 def _reconstructions(model: Any, samples: Images) -> Iterator[Recall]:
     images = samples.images
     for share in model.config.masked:
-        masks = np.resize(fixed_masks(model.config.patches, share), (len(images), model.config.patches))
+        masks = fixed_masks(model.config.patches, share, len(images))
         hidden = np.asarray(jax.vmap(model.pixels)(masks))
         cues = np.where(hidden, 0.5, images)
         shown, energies = _shown(model, cues, masks)

@@ -69,21 +69,18 @@ def masked_reconstruction(
     - `masked_50_linear_mse`: that of the best linear predictor, the mean of a Gaussian with the training set's mean and
       covariance given the known pixels; left out where the covariance would not fit into memory.
     """
-    masks = fixed_masks(model.config.patches, share)
+    masks = fixed_masks(model.config.patches, share, len(images))
     hidden = np.asarray(jax.vmap(model.pixels)(masks))
-    each = np.resize(np.arange(len(masks)), len(images))
-    guesses = {"mse": reconstruct(model, images, masks[each]), "mean_colour_mse": mean_colour(images, hidden[each])}
+    guesses = {"mse": reconstruct(model, images, masks), "mean_colour_mse": mean_colour(images, hidden)}
     if train is not None and images[0].size <= LINEAR_UP_TO:
         guesses["linear_mse"] = linear_prediction(images, hidden, train.images)
-    return {
-        f"masked_{100 * share:g}_{name}": hidden_mse(guess, images, hidden[each]) for name, guess in guesses.items()
-    }
+    return {f"masked_{100 * share:g}_{name}": hidden_mse(guess, images, hidden) for name, guess in guesses.items()}
 
 
-def fixed_masks(patches: int, share: float, count: int = 100) -> Bool[np.ndarray, "count patches"]:
-    """Masks that hide the same number of patches, drawn once and for all; image i gets mask i mod `count`."""
-    order = np.random.default_rng(0).permuted(np.tile(np.arange(patches), (count, 1)), axis=1)
-    return order < round(share * patches)
+def fixed_masks(patches: int, share: float, images: int) -> Bool[np.ndarray, "images patches"]:
+    """One for each image, of a hundred that hide the same number of patches and are drawn once and for all."""
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(patches), (100, 1)), axis=1)
+    return np.resize(order < round(share * patches), (images, patches))
 
 
 def hidden_mse(guesses: np.ndarray, images: np.ndarray, hidden: np.ndarray) -> float:
@@ -100,18 +97,19 @@ def mean_colour(images: np.ndarray, hidden: np.ndarray) -> np.ndarray:
 
 def linear_prediction(images: np.ndarray, hidden: np.ndarray, train: np.ndarray) -> np.ndarray:
     """μ_h + Σ_hk Σ_kk⁻¹ (x_k − μ_k) of the hidden pixels h by the known k, under the training images' mean μ and
-    covariance Σ, to whose diagonal 10⁻⁶ is added; image i has the mask `hidden[i mod count]`."""
+    covariance Σ, to whose diagonal 10⁻⁶ is added."""
     mean = train.mean(axis=0, dtype=np.float64).ravel()
     covariance = 1e-6 * np.eye(mean.size)
     for part in np.array_split(train.reshape(len(train), -1), 20):
         centred = part - mean.astype(part.dtype)
         covariance += centred.T @ centred / len(train)
-    guesses = images.copy()
-    for i, mask in enumerate(hidden.reshape(len(hidden), -1)):
-        mine = guesses[i :: len(hidden)].reshape(-1, mask.size)
+    guesses, hidden = images.copy(), hidden.reshape(len(hidden), -1)
+    masks, which = np.unique(hidden, axis=0, return_inverse=True)
+    for i, mask in enumerate(masks):
+        mine = images[which == i].reshape(-1, mask.size)
         weights = np.linalg.solve(covariance[np.ix_(~mask, ~mask)], covariance[np.ix_(~mask, mask)])
         mine[:, mask] = mean[mask] + (mine[:, ~mask] - mean[~mask]) @ weights
-        guesses[i :: len(hidden)] = mine.reshape(-1, *images.shape[1:])
+        guesses[which == i] = mine.reshape(-1, *images.shape[1:])
     return guesses
 
 
