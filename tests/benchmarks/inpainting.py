@@ -28,7 +28,7 @@ for share in model.config.masked:
     ]
     biharmonic = hidden_mse(np.stack(filled), test.images, hidden)
     figures |= masked_reconstruction(model, test.images, share, train)
-    figures |= {f"masked_{100 * share:.0f}_biharmonic_mse": biharmonic}
+    figures |= {f"masked_{100 * share:g}_biharmonic_mse": biharmonic}
 for measure, value in figures.items():
     print(f"{measure:30} {value:.5f}")
 record(f"inpainting-{name}", figures)

@@ -54,6 +54,8 @@ for side, model in sides.items():
     rate = max(accuracies, key=accuracies.get)
     tuned = finetune(model, few, learning_rate=rate, validation=0, **options)
     measured = evaluate(tuned, test)
+    if options["task"] == "classify":
+        measured = {"test_error": measured["test_error"]}
     figures[side] = {"learning_rate": rate, "held_out_accuracy": accuracies[rate]} | measured
     numbers = ", ".join(f"{measure} {value:.5g}" for measure, value in figures[side].items())
     print(f"{side}: {numbers}", flush=True)

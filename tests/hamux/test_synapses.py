@@ -365,7 +365,7 @@ def test_attention_does_not_know_the_order_of_tokens():
     np.testing.assert_allclose(energy(g[order])[1], np.asarray(energy(g)[1])[order], rtol=1e-10)
 
 
-@pytest.mark.parametrize("shape", [(5,), (4, 6), (2, 4, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(5,), (4, 6), (2, 4, 5), (0, 5)], ids=str)
 def test_attention_names_shapes_that_do_not_fit(shape):
     with pytest.raises(ValueError, match=re.escape(f"AttentionSynapse got g of shape {shape}, expected (tokens, 5)")):
         hamux.AttentionSynapse(jr.key(0), 5, 2, 3)(*draw(shape))
@@ -402,14 +402,15 @@ def test_the_closed_form_in_blocks_is_autograd(tokens, at_once, attend_self, siz
 
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # it runs once
     def derivatives(synapse):
-        """Energy and gradient; and the gradient's own, in reverse by all and forward by g."""
+        """Energy and gradient; the gradient's own, in reverse by all and forward by g; and gradients of a batch."""
 
         def along(synapse, g):
             return jnp.vdot(jax.grad(synapse.__call__)(g), direction)
 
         first = jax.value_and_grad(lambda synapse, g: synapse(g), argnums=(0, 1))(synapse, g)
         second = jax.grad(along, argnums=(0, 1))(synapse, g)
-        return first, second, jax.jvp(jax.grad(synapse.__call__), (g,), (direction,))[1]
+        forward = jax.jvp(jax.grad(synapse.__call__), (g,), (direction,))[1]
+        return first, second, forward, jax.vmap(jax.grad(synapse.__call__))(jnp.stack([g, direction]))
 
     found, expected = (jax.tree.leaves(derivatives(synapse)) for synapse in (closed, plain))
     for one, other in zip(found, expected, strict=True):
@@ -427,6 +428,16 @@ def test_memory_for_attention_in_blocks_grows_with_the_tokens():
     assert many < temporary_bytes(2048, closed_form=False) / 10
 
 
-def test_no_score_at_once_is_refused():
-    with pytest.raises(ValueError, match="at_once is 0; at least one score is held at a time"):
-        hamux.AttentionSynapse(jr.key(0), 5, 2, 3, at_once=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"at_once": 0}, "at_once is 0; at least one score is held at a time"),
+        ({"beta": 0.0}, "beta is 0.0; it must be finite and greater than 0"),
+        ({"heads": 0}, "heads is 0; at least one"),
+        ({"head_dim": 2.5}, "head_dim is 2.5; at least one"),
+    ],
+    ids=str,
+)
+def test_attention_of_bad_numbers_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        hamux.AttentionSynapse(jr.key(0), 5, **({"heads": 2, "head_dim": 3} | options))

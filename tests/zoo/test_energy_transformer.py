@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from PIL import Image
 from typer.testing import CliRunner
 
 import hamux
@@ -113,15 +114,16 @@ def test_a_published_checkpoint_gives_the_papers_numbers(tmp_path, sizes):
     np.savez(tmp_path / "published.npz", **arrays)
     done = CliRunner().invoke(app, ["import", "et-imagenet", f"{tmp_path}/published.npz", "--out", f"{tmp_path}/model"])
     assert done.exit_code == 0, done.output
-    model = from_pretrained(tmp_path / "model")
-    assert isinstance(model, EnergyTransformer)
-    model = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model)
+    loaded = from_pretrained(tmp_path / "model")
+    assert isinstance(loaded, EnergyTransformer)
+    model = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), loaded)
     generator = np.random.default_rng(1)
     image = generator.uniform(size=model.config.shape)
     for share in (0, 0.5, 1):
         mask = generator.uniform(size=model.config.patches) < share
         expected = papers_reconstruction(arrays, image, mask)
         np.testing.assert_allclose(model.reconstruct(image, mask), expected, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(loaded.reconstruct(image, mask), expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +138,17 @@ def test_a_published_checkpoint_gives_the_papers_numbers(tmp_path, sizes):
         ({"Wk": np.zeros((2, 3, 9))}, "Wk has shape (2, 3, 9) and dtype float64, expected floats of shape (2, 3, 10)"),
         ({"Wenc": np.zeros((11, 10))}, "Wenc has shape (11, 10) and dtype float64, expected floats of shape (12, 10)"),
         ({"POS_embed": np.zeros((9, 10))}, "POS_embed has shape (9, 10), expected 1 + side² rows for a whole number"),
+        (
+            {"Xi": np.zeros((7, 10))},
+            "Xi has shape (7, 10) and dtype float64, expected floats of shape (10, 'mem",
+        ),
+        (
+            {"Wq": np.zeros((2, 10, 3))},
+            "Wq has shape (2, 10, 3) and dtype float64, expected floats of shape (2, 3, 10)",
+        ),
+        ({"Wk": np.zeros((6, 10))}, "Wk has shape (6, 10) and dtype float64, expected floats of shape (2, 3, 10)"),
+        ({"POS_embed": np.zeros((1, 5, 10))}, "POS_embed has shape (1, 5, 10) and dtype float64, expected floats"),
+        ({"Xi": np.full((10, 7), 1e300)}, "['Xi'] hold numbers that are not finite, or not in float32"),
         ({"CLS_token": np.array({}, object)}, "is not an archive of numpy arrays (.npz)"),
     ],
 )
@@ -217,7 +230,14 @@ def test_memories_are_decoded_to_patches(model):
     memories = model.memories()
     assert memories.shape == (7, 4, 4, 3)
     xi = model.ham.synapses["memory"].xi[0]
-    np.testing.assert_allclose(memories[3].ravel(), model.decoder(xi[3]) - model.decoder.bias, rtol=1e-9)
+    added = (model.decoder(xi[3]) - model.decoder.bias).reshape(4, 4, 3) * SMALL.std[0]
+    np.testing.assert_allclose(memories[3], added, rtol=1e-9)
+
+
+def test_rows_of_new_weights_are_of_length_1():
+    model = make(dim=400, heads=8, head_dim=25, memories=50)
+    for rows in (model._attention.Wk, model._attention.Wq, model._memory.xi[0]):
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=-1).mean(), 1, atol=0.01)
 
 
 def test_it_classifies_by_cls_or_by_the_mean(model, image):
@@ -251,6 +271,9 @@ def test_images_of_another_size_get_interpolated_positions(model):
     np.testing.assert_allclose(grid[..., 1][inside], ((columns + 0.5) * 8 / 12 - 0.5)[inside], atol=1e-6)
     np.testing.assert_allclose(grid[..., 3], 1, rtol=1e-6)
     assert larger.reconstruct(np.zeros((64, 48, 3)), np.zeros(192, bool)).shape == (64, 48, 3)
+    smaller = np.asarray(larger.with_size(32, 48).position[1:]).reshape(8, 12, 4)
+    inside = (slice(3, -3), slice(3, -3))
+    np.testing.assert_allclose(smaller[..., 0][inside], np.mgrid[:8, :12][0][inside], atol=1e-6)
     with pytest.raises(ValueError, match=r"patches of 4 × 4 do not fill images of shape \(30, 32, 3\)"):
         model.with_size(30, 32)
 
@@ -279,6 +302,11 @@ def test_half_precision_stays_near(model, image, mask):
             {"image": np.full((8, 12, 3), np.nan)},
             "an image of shape (8, 12, 3) with NaN in 288 places; expected numbers",
         ),
+        (
+            {"image": Image.new("RGB", (12, 8))},
+            "uint8; expected floats in [0, 1] of shape (8, 12, 3) (divide bytes",
+        ),
+        ({"mask": [True, False, True]}, "a mask of shape (3,) and dtype bool; expected booleans of shape (6,)"),
         ({"mask": np.zeros(5, bool)}, "a mask of shape (5,) and dtype bool; expected booleans of shape (6,)"),
         ({"mask": np.zeros(6, int)}, "a mask of shape (6,) and dtype int64; expected booleans of shape (6,)"),
         ({"mask": np.zeros((2, 3), bool)}, "one a patch of the 2 × 3, row by row, True where it is hidden"),
@@ -309,6 +337,11 @@ def test_the_error_of_an_image_says_the_way_out(model, shape, way_out):
         model.features(np.zeros(shape))
 
 
+def test_lists_are_taken_for_arrays(model, image, mask):
+    shown = model.reconstruct(image.tolist(), mask.tolist())
+    np.testing.assert_array_equal(shown, model.reconstruct(image, mask))
+
+
 def test_an_image_may_be_closed_over(model, image, mask):
     shown = jax.jit(lambda mask: model.reconstruct(image, mask))(mask)
     np.testing.assert_allclose(shown, model.reconstruct(image, mask), rtol=1e-9)
@@ -328,12 +361,16 @@ def test_what_is_hidden_has_no_part_in_a_gradient_even_if_it_is_nan(model, image
         ({"patch": 5}, "patches of 5 × 5 do not fill images of shape (8, 12, 3)"),
         ({"shape": (8, 12)}, "do not fill images of shape (8, 12); (height, width, channels) are expected"),
         ({"heads": 0}, "{'heads': 0}: whole numbers of at least 1"),
-        ({"dim": 2.5}, "{'dim': 2.5}: whole numbers"),
+        ({"dim": 2.5}, "dim is 2.5, expected <class 'int'>"),
+        ({"mean": 0.5}, "mean is 0.5, expected tuple[float, ...]"),
+        ({"shape": 32}, "shape is 32, expected tuple[int, ...]"),
+        ({"alpha": "a"}, "alpha is 'a', expected <class 'float'>"),
+        ({"attend_self": "no"}, "attend_self is 'no', expected <class 'bool'>"),
         ({"mean": (0.1, 0.2)}, "mean is (0.1, 0.2); expected one number, or 3, one a channel"),
         ({"std": (0.0,)}, "std is (0.0,); expected numbers greater than 0"),
         ({"alpha": 0.0}, "alpha is 0.0; it is finite and greater than 0"),
         ({"classes": -1}, "classes is -1"),
-        ({"pool": "max"}, 'pool is \'max\'; it is "cls" or "mean"'),
+        ({"pool": "max"}, "pool is 'max', expected typing.Literal['cls', 'mean']"),
         ({"masked": ()}, "masked is (); expected shares from 0 to 1"),
     ],
 )
@@ -351,6 +388,19 @@ def test_the_same_parameters_under_another_config(model, image):
         model.with_config(depth=8)
     with pytest.raises(ValueError, match=r"\['classes', 'shape'\] of a model cannot be changed alone: with_head gives"):
         model.with_config(shape=(12, 8, 3), classes=2)
+
+
+def test_what_the_config_does_not_tell_is_not_lost_in_silence(tmp_path, model):
+    attention = hamux.AttentionSynapse(jr.key(0), 10, 2, 3, beta=2.0)
+    changed = eqx.tree_at(lambda model: model.ham.synapses["attention"], model, attention)
+    for use in (
+        lambda: changed.with_config(steps=3),
+        lambda: changed.with_head(classes=2, key=jr.key(0)),
+        lambda: changed.save_pretrained(tmp_path / "model"),
+    ):
+        with pytest.raises(ValueError, match="the HAM of this EnergyTransformer is not as its config makes it"):
+            use()
+    assert not (tmp_path / "model").exists()
 
 
 def test_it_is_saved_and_loaded(tmp_path, model, image, mask):

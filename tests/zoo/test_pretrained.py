@@ -5,12 +5,13 @@ import shlex
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import typer
 
 from hamux_zoo import DenseHopfield, EnergyTransformer, from_pretrained, list_pretrained, load_samples
-from hamux_zoo._evaluation import classify, corruptions, evaluate, fixed_masks, retrieve
+from hamux_zoo._evaluation import classify, corruptions, evaluate, fixed_masks, reconstruct, retrieve
 from hamux_zoo._hub import read_card
 from hamux_zoo.cli import app
 
@@ -93,6 +94,15 @@ def test_a_transformer_does_what_its_card_says(transformer):
             share = re.search(r"(\d+) % hidden", metric["name"])[1]
             assert measured[f"masked_{share}_mse"] < 1.3 * metric["value"]
             assert measured[f"masked_{share}_mse"] < 0.5 * measured[f"masked_{share}_mean_colour_mse"]
+
+
+def test_half_precision_reconstructs_as_well(transformer):
+    _, model, samples = transformer
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
+    masks = fixed_masks(model.config.patches, model.config.masked[0], len(samples.images))
+    whole, rounded = (np.asarray(reconstruct(each, samples.images, masks), np.float32) for each in (model, half))
+    error, of_rounding = (np.mean((one - whole) ** 2) for one in (samples.images, rounded))
+    assert of_rounding < 0.01 * error
 
 
 def test_a_transformers_energy_never_rises(transformer):

@@ -33,8 +33,9 @@ def evaluate(model: Any, test: Images, train: Images | None = None) -> dict[str,
     if hasattr(model, "retrieve"):
         measured |= completion(model, test.images[:1000], train)
     if hasattr(model, "reconstruct"):
-        for share in filter(None, model.config.masked):
-            measured |= masked_reconstruction(model, test.images, share, train)
+        for share in model.config.masked:
+            if round(share * model.config.patches):
+                measured |= masked_reconstruction(model, test.images, share, train)
     return measured
 
 

@@ -106,6 +106,7 @@ def write_folder(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.
         aside = Path(name)
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, aside / WEIGHTS)
+        (aside / WEIGHTS).chmod((aside / CONFIG).stat().st_mode)  # safetensors leaves them to the owner alone
         (aside / CARD).write_text(card, encoding="utf-8")
         for file in (CONFIG, WEIGHTS, CARD):
             (aside / file).replace(folder / file)

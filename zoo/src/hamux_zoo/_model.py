@@ -89,6 +89,7 @@ class ZooModel(eqx.Module):
 
     def _under(self, **fields: Any) -> Self:
         """`with_config`, for any fields that fit the parameters."""
+        self._check_ham()
         config = make_config(type(self), dataclasses.asdict(self.config) | fields, "config")
         skeleton = eqx.filter_eval_shape(type(self), config, key=jax.eval_shape(lambda: jr.key(0)))
         shapes, own = ({name: leaf.shape for name, leaf in named_leaves(model).items()} for model in (skeleton, self))
@@ -96,6 +97,16 @@ class ZooModel(eqx.Module):
             changed = [name for name in {**own, **shapes} if own.get(name) != shapes.get(name)]
             raise ValueError(f"with {fields} the parameters {changed} are of other shapes, or not there")
         return jax.tree.unflatten(jax.tree.structure(skeleton), jax.tree.leaves(self))
+
+    def _check_ham(self) -> None:
+        """**Raises** ValueError where the HAM is not one that the config makes: what is only in it would be lost."""
+        skeleton = eqx.filter_eval_shape(type(self), self.config, key=jax.eval_shape(lambda: jr.key(0)))
+        own, made = (typing.cast(Any, jax.tree.structure(model.ham)) for model in (self, skeleton))
+        if own != made:
+            raise ValueError(
+                f"the HAM of this {type(self).__name__} is not as its config makes it; what was changed there, but for "
+                "parameters, would be lost: change the config, or make an architecture of your own"
+            )
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -135,8 +146,10 @@ class ZooModel(eqx.Module):
         """Write `config.json`, `model.safetensors` keyed by tree path, and `README.md`, the model card.
 
         Without a `card`, one with the folder's name and the config is written. With `class_names`, the classes' in
-        their order, labels of other data are understood by name (`hamux-zoo evaluate`).
+        their order, labels of other data are understood by name (`hamux-zoo evaluate`). **Raises** ValueError for a
+        HAM that is not as the config makes it.
         """
+        self._check_ham()
         folder = Path(folder)
         saved = {
             "model_type": self.model_type,
@@ -174,6 +187,13 @@ def make_config(model: type[ZooModel], values: Any, path: Path | str) -> Any:
         return config_class(**values)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def check_fields(config: Any) -> None:
+    """**Raises** ValueError for a field of a config that is not of its type."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if not _is_a(getattr(config, name), hint):
+            raise ValueError(f"{name} is {getattr(config, name)!r}, expected {hint}")
 
 
 def _is_a(value: Any, hint: Any) -> bool:

@@ -242,12 +242,13 @@ class AttentionSynapse(eqx.Module):
 
     With P_qk the softmax over k of β K_k · Q_q, ∂E/∂Q_q = −Σ_k P_qk K_k is attention whose values are the keys, and
     ∂E/∂K_k = −Σ_q P_qk Q_q. These closed forms are what `jax.grad` meets; with `closed_form=False` it goes through the
-    log-sum-exp. They hold `at_once` scores K_k · Q_q at most, or those of one query, so that memory grows with tokens,
-    not with tokens² (`tests/benchmarks/energy_transformer.py`).
+    log-sum-exp. Of each example they hold `at_once` scores K_k · Q_q at most, or those of one query, so that memory
+    grows with tokens, not with tokens² (`tests/benchmarks/energy_transformer.py`).
 
     Hoover et al., "Energy Transformer", 2023, eq. 3.
 
-    **Raises** ValueError for `at_once` < 1.
+    **Raises** ValueError for `heads`, `head_dim` or `at_once` < 1, a `beta` that is not > 0, a g without tokens, and
+    one of a single token that may not attend to itself.
     """
 
     Wk: Float[Array, "heads head_dim dim"]
@@ -268,10 +269,12 @@ class AttentionSynapse(eqx.Module):
         at_once: int = 2**20,
         closed_form: bool = True,
     ):
+        for name, number in {"heads": heads, "head_dim": head_dim}.items():
+            whole(name, number, "at least one")
         key_k, key_q = jr.split(key)
         self.Wk = 0.02 * jr.normal(key_k, (heads, head_dim, dim))
         self.Wq = 0.02 * jr.normal(key_q, (heads, head_dim, dim))
-        self.beta = 1 / math.sqrt(head_dim) if beta is None else float(beta)
+        self.beta = 1 / math.sqrt(head_dim) if beta is None else float(positive("beta", beta))
         self.attend_self = attend_self
         self.at_once = whole("at_once", at_once, "at least one score is held at a time")
         self.closed_form = closed_form
@@ -289,7 +292,7 @@ class AttentionSynapse(eqx.Module):
 
     def _keys_and_queries(self, g: Float[Array, "tokens dim"]) -> Float[Array, "2 heads tokens head_dim"]:
         heads, _, dim = self.Wk.shape
-        if g.ndim != 2 or g.shape[-1] != dim:
+        if g.ndim != 2 or g.shape[-1] != dim or not len(g):
             raise ValueError(f"AttentionSynapse got g of shape {g.shape}, expected (tokens, {dim})")
         if len(g) == 1 and not self.attend_self:
             raise ValueError("AttentionSynapse got one token, which may not attend to itself and has no other")
@@ -344,7 +347,7 @@ def _attention(
         energy = -jnp.sum(top + jnp.log(total)) / beta
         return energy, weights @ (queries / total.T), (keys.T @ weights / total).T
 
-    def of_head(keys, queries):
+    def of_head(block, keys, queries):
         count, rest = divmod(tokens, block)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -365,7 +368,7 @@ def _attention(
         energies, *pulls = jax.vmap(lambda keys, queries: of_block(keys, queries, 0))(keys, queries)
     else:
         block = min(tokens, max(1, at_once // tokens))
-        energies, *pulls = jax.lax.map(lambda head: of_head(*head), (keys, queries))
+        energies, *pulls = jax.lax.map(lambda head: of_head(block, *head), (keys, queries))
     return jnp.sum(energies), *pulls
 
 

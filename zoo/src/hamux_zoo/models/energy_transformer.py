@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 import hamux
 
-from .._model import ZooModel
+from .._model import ZooModel, check_fields
 
 Image = Float[Array, "height width channels"]
 Mask = Bool[Array, " patches"]
@@ -39,6 +39,8 @@ class EnergyTransformerConfig:
     - `classes`: of the head, 0 for none; `pool`: whether it reads the CLS token or the mean of the others.
     - `masked`: the shares of the patches that are hidden in training, of which one is drawn for each image, and with
       which it is measured.
+
+    **Raises** ValueError, naming the field, for a value of another type, out of range, or that does not fit the others.
     """
 
     shape: tuple[int, ...] = (32, 32, 3)
@@ -58,10 +60,12 @@ class EnergyTransformerConfig:
 
     def __post_init__(self):
         for name in ("shape", "mean", "std", "masked"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if isinstance(value := getattr(self, name), list | np.ndarray):
+                object.__setattr__(self, name, tuple(value))
+        check_fields(self)
         sizes = {name: getattr(self, name) for name in ("patch", "dim", "heads", "head_dim", "memories", "steps")}
         sizes |= dict(zip(("height", "width", "channels"), self.shape, strict=False))
-        if wrong := {name: size for name, size in sizes.items() if type(size) is not int or size < 1}:
+        if wrong := {name: size for name, size in sizes.items() if size < 1}:
             raise ValueError(f"{wrong}: whole numbers of at least 1 are expected")
         if len(self.shape) != 3 or self.shape[0] % self.patch or self.shape[1] % self.patch:
             raise ValueError(
@@ -76,10 +80,8 @@ class EnergyTransformerConfig:
             raise ValueError(f"std is {self.std}; expected numbers greater than 0")
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha is {self.alpha}; it is finite and greater than 0")
-        if type(self.classes) is not int or self.classes < 0:
-            raise ValueError(f"classes is {self.classes!r}; it is 0, for none, or a whole number above")
-        if self.pool not in ("cls", "mean"):
-            raise ValueError(f'pool is {self.pool!r}; it is "cls" or "mean"')
+        if self.classes < 0:
+            raise ValueError(f"classes is {self.classes}; it is 0, for none, or a whole number above")
         if not (self.masked and all(0 <= share <= 1 for share in self.masked)):
             raise ValueError(f"masked is {self.masked}; expected shares from 0 to 1, at least one")
 
@@ -181,13 +183,14 @@ class EnergyTransformer(ZooModel):
         def parts(model: EnergyTransformer) -> list[Any]:
             linear = [getattr(layer, field) for layer in (model.encoder, model.decoder) for field in ("weight", "bias")]
             layer_norm: Any = model.ham.neurons["tokens"].lagrangian
+            norm = layer_norm.keywords
             attention, memory = model._attention, model._memory
             tokens = [model.cls_token, model.mask_token, model.position]
-            return [*linear, *layer_norm.keywords.values(), attention.Wk, attention.Wq, memory.xi[0], *tokens]
+            return [*linear, norm["gamma"], norm["delta"], attention.Wk, attention.Wq, memory.xi[0], *tokens]
 
         encoder, decoder = channels_last(arrays["Wenc"]).T, channels_last(arrays["Wdec"].T)
         values = [encoder, arrays["Benc"], decoder, channels_last(arrays["Bdec"])]
-        values += [arrays[key] for key in ("LNORM_bias", "LNORM_gamma", "Wk", "Wq")] + [arrays["Xi"].T]
+        values += [arrays[key] for key in ("LNORM_gamma", "LNORM_bias", "Wk", "Wq")] + [arrays["Xi"].T]
         values += [arrays[key] for key in ("CLS_token", "MASK_token", "POS_embed")]
         skeleton = eqx.filter_eval_shape(cls, config, key=jr.key(0))
         return eqx.tree_at(parts, skeleton, [jnp.asarray(value) for value in values])
@@ -240,8 +243,7 @@ class EnergyTransformer(ZooModel):
 
         **Raises** as `encode`.
         """
-        g = self.features(image, mask)
-        parts = {"attention": jax.vmap(self._attention)(g), "memory": jax.vmap(self._memory)(g)}
+        parts = _energies(self, self.features(image, mask))
         return parts | {"total": parts["attention"] + parts["memory"]}
 
     def attention(
@@ -254,9 +256,11 @@ class EnergyTransformer(ZooModel):
         return jax.vmap(self._attention.attention)(self.features(image, mask))
 
     def memories(self) -> Float[Array, "memories patch patch channels"]:
-        """The memories ξ of the Hopfield energy, each decoded to a patch as g is, without the decoder's bias."""
+        """The memories ξ of the Hopfield energy as the patches that they add to an image, decoded as g is but for what
+        the decoder and the mean add: differences of pixels in [0, 1] (`plots.memories` draws them)."""
         patches = self._memory.xi[0] @ self.decoder.weight.T
-        return rearrange(patches, "m (h w c) -> m h w c", h=self.config.patch, w=self.config.patch)
+        patches = rearrange(patches, "m (h w c) -> m h w c", h=self.config.patch, w=self.config.patch)
+        return patches * self._per_channel("std", patches)[None]
 
     def pixels(self, mask: Mask) -> Bool[Array, "height width channels"]:
         """The mask of patches as one of pixels, True where hidden. **Raises** ValueError where it does not fit."""
@@ -304,7 +308,8 @@ class EnergyTransformer(ZooModel):
         return jax.tree.map(lambda x, path: jnp.concatenate([x[None], path]), start, _descend(self, start)[1])
 
     def _checked_image(self, image: Any) -> Image:
-        shape, dtype, expected = jnp.shape(image), jnp.result_type(image), self.config.shape
+        image = _as_array(image)
+        shape, dtype, expected = image.shape, image.dtype, self.config.shape
         floats = jnp.issubdtype(dtype, jnp.floating)
         if shape != expected or not floats:
             ways_out = {
@@ -327,10 +332,10 @@ class EnergyTransformer(ZooModel):
 
     def _checked_mask(self, mask: Any) -> Mask:
         (rows, columns), patches = self.config.grid, self.config.patches
-        mask = jnp.zeros(patches, bool) if mask is None else mask
-        if jnp.shape(mask) != (patches,) or jnp.result_type(mask) != jnp.bool_:
+        mask = jnp.zeros(patches, bool) if mask is None else _as_array(mask)
+        if mask.shape != (patches,) or mask.dtype != jnp.bool_:
             raise ValueError(
-                f"a mask of shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected booleans of shape "
+                f"a mask of shape {mask.shape} and dtype {mask.dtype}; expected booleans of shape "
                 f"({patches},), one a patch of the {rows} × {columns}, row by row, True where it is hidden"
             )
         return jnp.asarray(mask)
@@ -348,7 +353,12 @@ class EnergyTransformer(ZooModel):
         return jnp.broadcast_to(values, (1, 1, self.config.shape[2]))
 
 
-# Three programs; operation by operation, with a loop that is compiled for each call, a first image would take seconds.
+def _as_array(value: Any) -> Array | np.ndarray:
+    """Lists, pictures and the like as arrays."""
+    return value if isinstance(value, jax.Array) else np.asarray(value)
+
+
+# Four programs; operation by operation, with a loop that is compiled for each call, a first image would take seconds.
 @jax.jit
 def _encode(model: EnergyTransformer, image: Image, hidden: Mask) -> Tokens:
     normal = (image - model._per_channel("mean", image)) / model._per_channel("std", image)
@@ -375,6 +385,13 @@ def _descend(
         return after, after
 
     return jax.lax.scan(step, start, length=model.config.steps)
+
+
+@jax.jit
+def _energies(
+    model: EnergyTransformer, g: Float[Array, "steps_plus_1 1+patches dim"]
+) -> dict[str, Float[Array, " steps_plus_1"]]:
+    return jax.lax.map(lambda g: {"attention": model._attention(g), "memory": model._memory(g)}, g)
 
 
 @jax.jit
@@ -424,14 +441,16 @@ def _read_archive(path: str | Path) -> dict[str, np.ndarray]:
         missing, extra = sorted(_PUBLISHED.keys() - arrays.keys()), sorted(arrays.keys() - _PUBLISHED.keys())
         raise ValueError(f"{path} does not hold the authors' checkpoint: missing keys {missing}, extra keys {extra}")
     found = {key: np.shape(array) for key, array in arrays.items()}
-    # Of each axis the size that most arrays have, so that the odd one is named.
+    named = {k: dict(zip(axes, found[k], strict=True)) for k, axes in _PUBLISHED.items() if len(axes) == len(found[k])}
+    # Of each axis the size that most arrays have, so that the odd one is named; one with another dim has no say.
+    (dim, _), *_ = collections.Counter(shape["dim"] for shape in named.values() if "dim" in shape).most_common(1)
     counts: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
-    for key, axes in _PUBLISHED.items():
-        for axis, size in zip(axes, found[key], strict=False):
+    for shape in named.values():
+        for axis, size in shape.items() if shape.get("dim", dim) == dim else ():
             counts[axis][size] += 1
     sizes = {axis: count.most_common(1)[0][0] for axis, count in counts.items()}
     for key, axes in _PUBLISHED.items():
-        expected, dtype = tuple(sizes.get(axis, 0) for axis in axes), np.asarray(arrays[key]).dtype
+        expected, dtype = tuple(sizes.get(axis, axis) for axis in axes), np.asarray(arrays[key]).dtype
         if found[key] != expected or 0 in expected or dtype.kind != "f":
             raise ValueError(
                 f"{path}: {key} has shape {found[key]} and dtype {dtype}, expected floats of shape {expected}, "
@@ -441,4 +460,8 @@ def _read_archive(path: str | Path) -> dict[str, np.ndarray]:
     for key, (square, form) in squares.items():
         if not square or math.isqrt(int(square)) ** 2 != square:
             raise ValueError(f"{path}: {key} has shape {found[key]}, expected {form} rows for a whole number")
-    return {key: np.asarray(array, np.float32) for key, array in arrays.items()}
+    with np.errstate(over="ignore"):
+        singles = {key: np.asarray(array, np.float32) for key, array in arrays.items()}
+    if wrong := [key for key, array in singles.items() if not np.isfinite(array).all()]:
+        raise ValueError(f"{path}: {wrong} hold numbers that are not finite, or not in float32")
+    return singles
