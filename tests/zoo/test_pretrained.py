@@ -17,7 +17,7 @@ from hamux_zoo.cli import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 HOPFIELD = {"dense-hopfield-mnist": "mnist", "dense-hopfield-fashion-mnist": "fashion-mnist"}
-TRANSFORMERS = {"et-small-cifar10": "cifar10", "et-small-mnist": "mnist"}
+TRANSFORMERS = {"et-small-cifar10": "cifar10", "et-small-cifar10-classify": "cifar10", "et-small-mnist": "mnist"}
 BUNDLED = HOPFIELD | TRANSFORMERS
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 app = typer.Typer(
     help="Associative memories with pretrained weights.",
@@ -31,7 +31,7 @@ def list_command() -> None:
     from ._hub import WEIGHTS, find_folder, list_pretrained, read_card
 
     with _errors_as_messages():
-        table = Table("name", "size", "data set", "score")
+        table = Table(Column("name", no_wrap=True), "size", Column("data set", overflow="fold"), "score")
         for name in list_pretrained():
             card = read_card(name)
             scores = [f"{metric['name']} {metric['value']}" for metric in card.metrics]
