@@ -20,6 +20,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_each_python_block_runs_by_itself(tmp_path):
     printed = ""
     for code in blocks("python"):

@@ -140,6 +140,7 @@ def test_binary_neurons_have_no_implicit_gradient():
     assert largest(gradient(partial(hamux.relax, method=hamux.Asynchronous()), ham, states(ham))) == 0
 
 
+@pytest.mark.slow
 def test_forward_mode():
     ham, clamp = HAMS["tanh and softmax"]
     xs = states(ham)

@@ -112,6 +112,7 @@ def assert_never_rises(energies, terms):
     assert np.max(np.diff(energies)) <= 1e-14 * terms
 
 
+@pytest.mark.slow
 @settings(max_examples=700)
 @given(
     st.sampled_from(list(CONCAVE)), st.integers(0, 2**32 - 1), st.floats(0.01, 2), st.floats(0.01, 1), st.floats(0.1, 9)
@@ -126,6 +127,7 @@ def test_explicit_steps_never_rise_up_to_the_dt_that_is_certified(name, seed, si
     assert_never_rises(*descent(seed, size, ham, hamux.Explicit(fraction * max_dt), times))
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.sampled_from(list(LINEAR_IN_BLOCKS)), st.integers(0, 2**32 - 1), st.floats(0.01, 5), st.booleans())
 def test_exact_updates_of_blocks_never_rise(name, seed, size, in_random_order):

@@ -51,6 +51,7 @@ def test_info_shows_the_card(tmp_path):
     assert "held out" in shown.stdout
 
 
+@pytest.mark.slow
 def test_demo_in_an_empty_folder(tmp_path):
     shown = run("demo", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
