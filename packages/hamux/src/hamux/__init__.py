@@ -6,6 +6,11 @@ from ._adjoints import (
     Unrolled as Unrolled,
 )
 from ._certificate import Certificate as Certificate
+from ._convolutions import (
+    ConvHopfieldSynapse as ConvHopfieldSynapse,
+    ConvSynapse as ConvSynapse,
+    PoolSynapse as PoolSynapse,
+)
 from ._dynamics import (
     Reason as Reason,
     Retrieval as Retrieval,
@@ -57,7 +62,6 @@ from ._neurons import Neurons as Neurons
 from ._synapses import (
     AttentionSynapse as AttentionSynapse,
     BiasSynapse as BiasSynapse,
-    ConvSynapse as ConvSynapse,
     DenseSynapse as DenseSynapse,
     HopfieldSynapse as HopfieldSynapse,
     KernelSynapse as KernelSynapse,

@@ -74,75 +74,6 @@ class BiasSynapse(eqx.Module):
         return -jnp.sum(jnp.sum(widened(g), axis=tuple(range(leading))) * widened(self.b))
 
 
-class ConvSynapse(eqx.Module):
-    """E = −Σ g2 · (W ∗ g1): a convolution of layer 1, channels-last, read against layer 2.
-
-    g1 is `(height, width, channels_in)`, g2 `(height₂, width₂, channels_out)` with the sizes that strides and padding
-    make; `W` is `(channels_out, channels_in, *filter_shape)`, applied without flipping. `padding` is "SAME" or "VALID"
-    as in `jax.lax.conv`. Krotov, "Hierarchical Associative Memory", 2021.
-
-    The convolution is patches times a matrix: inside a compiled loop on a CPU, XLA runs `lax.conv` on one thread. The
-    image is cut into blocks as large as the strides, and a patch is a few neighbouring blocks (one, where the filter
-    is as large as the strides): its gradient adds up few overlaps.
-    """
-
-    W: Float[Array, "channels_out channels_in height width"]
-    window_strides: tuple[int, int] = eqx.field(static=True)
-    padding: str = eqx.field(static=True)
-    multilinear: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        key: PRNGKeyArray,
-        channels_out: int,
-        channels_in: int,
-        filter_shape: int | tuple[int, int],
-        window_strides: int | tuple[int, int] = 1,
-        padding: str = "SAME",
-    ):
-        if padding not in ("SAME", "VALID"):
-            raise ValueError(f'padding is {padding!r}; it is "SAME" or "VALID"')
-        self.window_strides = _pair(window_strides)
-        self.padding = padding
-        self.W = 0.02 * jr.normal(key, (channels_out, channels_in, *_pair(filter_shape)))
-
-    def __call__(
-        self, g1: Float[Array, "height1 width1 channels_in"], g2: Float[Array, "height2 width2 channels_out"]
-    ) -> Float[Array, ""]:
-        channels_out, channels_in, *_ = self.W.shape
-        if g1.ndim != 3 or g1.shape[-1] != channels_in:
-            raise ValueError(f"ConvSynapse got g1 of shape {g1.shape}, expected (height, width, {channels_in})")
-        patches = self._patches(g1)
-        expected = (*patches.shape[:2], channels_out)
-        if g2.shape != expected:
-            raise ValueError(f"ConvSynapse makes {expected} of g1 {g1.shape}, got g2 of shape {g2.shape}")
-        # In this order the padded image is kept for both gradients; Σ g2 · (patches @ filters) would cut it up twice.
-        return -jnp.sum(widened(patches) * _product(g2, self._filters()))
-
-    def _filters(self) -> Float[Array, "patch channels_out"]:
-        (height, width), (down, across) = self.W.shape[2:], self.window_strides
-        whole = jnp.pad(self.W, [(0, 0), (0, 0), (0, -height % down), (0, -width % across)])
-        return rearrange(
-            whole, "o i (tall down) (wide across) -> (tall wide down across i) o", down=down, across=across
-        )
-
-    def _patches(self, g: Float[Array, "height1 width1 channels"]) -> Float[Array, "height2 width2 patch"]:
-        (height, width), (down, across) = self.W.shape[2:], self.window_strides
-        pads = jax.lax.padtype_to_pads(g.shape[:2], (height, width), self.window_strides, self.padding)
-        (top, bottom), (left, right) = pads
-        rows = (top + g.shape[0] + bottom - height) // down + 1
-        columns = (left + g.shape[1] + right - width) // across + 1
-        if rows < 1 or columns < 1:
-            raise ValueError(f"ConvSynapse's filter ({height}, {width}) is larger than its input {g.shape[:2]}")
-        tall, wide = -(-height // down), -(-width // across)
-        bottom = (rows - 1 + tall) * down - top - g.shape[0]
-        right = (columns - 1 + wide) * across - left - g.shape[1]
-        g = jax.lax.pad(g, jnp.zeros((), g.dtype), [(top, bottom, 0), (left, right, 0), (0, 0, 0)])
-        blocks = rearrange(g, "(row down) (column across) i -> row column (down across i)", down=down, across=across)
-        shifted = [blocks[i : i + rows, j : j + columns] for i in range(tall) for j in range(wide)]
-        return jnp.concatenate(shifted, axis=-1)
-
-
 class HopfieldSynapse(eqx.Module):
     """E = −Σ_tokens L(h) with h = Σ_layers g ξᵀ: a dense layer of `memories` hidden neurons, integrated out.
 
@@ -370,10 +301,6 @@ def _attention(
         block = min(tokens, max(1, at_once // tokens))
         energies, *pulls = jax.lax.map(lambda head: of_head(block, *head), (keys, queries))
     return jnp.sum(energies), *pulls
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
 
 
 def _random_memories(key: PRNGKeyArray, dim: int | Sequence[int], memories: int) -> tuple[Array, ...]:

@@ -1,0 +1,260 @@
+"""Hypersynapses of windows, over one to three spatial axes, channels last: convolution, pooling, local memories.
+
+A window is cut out of the layer as patches, tap by tap, and a convolution is patches times a matrix: inside a compiled
+loop on a CPU, XLA runs `lax.conv` on one thread (`tests/benchmarks/convolution.py`).
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from einops import rearrange
+from jax.nn import logsumexp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from ._binding import bind
+from ._checks import positive, whole
+from ._lagrangians import lagr_relu
+from ._precision import accumulator, widened
+
+Sizes = int | Sequence[int]
+Padding = str | Sequence[tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Where windows lie: along each axis as many as fit into the padded layer, `stride` apart, their taps `dilation`
+    apart. `padding` is "SAME" (⌈size / stride⌉ windows), "VALID" (no padding) or, for each axis, how much before and
+    after. **Raises** ValueError for a number < 1, more or fewer than one an axis, negative padding.
+    """
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: str | tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+    @classmethod
+    def of(cls, shape: Sizes, strides: Sizes, padding: Padding, dilation: Sizes) -> "Windows":
+        """A whole number stands for all axes, and for two of them in `shape`."""
+        shape = tuple(shape) if isinstance(shape, Sequence) else (shape,) * 2
+        if not 1 <= len(shape) <= 3:
+            raise ValueError(f"a window of shape {shape}; expected one to three spatial axes")
+        sizes = {
+            name: tuple(size) if isinstance(size, Sequence) else (size,) * len(shape)
+            for name, size in {"strides": strides, "dilation": dilation}.items()
+        }
+        for name, numbers in ({"window": shape} | sizes).items():
+            if len(numbers) != len(shape):
+                raise ValueError(f"{name} is {numbers} for a window of shape {shape}; expected one number an axis")
+            for number in numbers:
+                whole(name, number, "at least 1 along every axis")
+        if isinstance(padding, str):
+            fits = padding in ("SAME", "VALID")
+        else:
+            padding = tuple((before, after) for before, after in padding)
+            fits = len(padding) == len(shape) and min(itertools.chain(*padding)) >= 0
+        if not fits:
+            raise ValueError(
+                f'padding is {padding!r}; it is "SAME", "VALID" or {len(shape)} pairs (before, after) of numbers ≥ 0'
+            )
+        return cls(shape, sizes["strides"], padding, sizes["dilation"])
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """From the first tap to the last one, both included."""
+        return tuple((taps - 1) * step + 1 for taps, step in zip(self.shape, self.dilation, strict=True))
+
+    def pads(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
+        if not isinstance(self.padding, str):
+            return list(self.padding)
+        return list(jax.lax.padtype_to_pads(sizes, self.extent, self.strides, self.padding))
+
+    def counts(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The number of windows along each axis. **Raises** ValueError where none fits."""
+        padded = [before + size + after for size, (before, after) in zip(sizes, self.pads(sizes), strict=True)]
+        if any(extent > size for extent, size in zip(self.extent, padded, strict=True)):
+            raise ValueError(f"a window of extent {self.extent} is larger than its layer, {tuple(padded)} with padding")
+        return tuple((p - e) // s + 1 for p, e, s in zip(padded, self.extent, self.strides, strict=True))
+
+    def cut(self, g: Float[Array, "*sizes channels"], fill: float = 0.0) -> Float[Array, "*counts taps channels"]:
+        """The windows of a layer, with `fill` where they reach beyond it."""
+        *sizes, channels = g.shape
+        counts, pads = self.counts(sizes), self.pads(sizes)
+        padded = jnp.pad(g, [*pads, (0, 0)], constant_values=fill)
+        last = [(count - 1) * stride + 1 for count, stride in zip(counts, self.strides, strict=True)]
+        taps = []
+        for tap in itertools.product(*map(range, self.shape)):
+            start = [i * step for i, step in zip(tap, self.dilation, strict=True)]
+            end = [a + b for a, b in zip(start, last, strict=True)]
+            taps.append(jax.lax.slice(padded, (*start, 0), (*end, channels), (*self.strides, 1)))
+        return jnp.stack(taps, axis=-2)
+
+    def inside(self, sizes: Sequence[int]) -> Bool[Array, "*counts taps 1"]:
+        """Which taps lie in the layer."""
+        return self.cut(jnp.ones((*sizes, 1))) > 0
+
+
+class _Convolution(eqx.Module):
+    """The weights of W ⋆ g + b, the cross-correlation of a layer with a filter for each channel that comes out."""
+
+    W: Float[Array, "channels_out channels_in_a_group *window"]
+    b: Float[Array, " channels_out"] | None
+    windows: Windows = eqx.field(static=True)
+    groups: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        channels_out: int,
+        channels_in: int,
+        filter_shape: Sizes,
+        window_strides: Sizes = 1,
+        padding: Padding = "SAME",
+        dilation: Sizes = 1,
+        groups: int = 1,
+        use_bias: bool = False,
+    ):
+        whole("groups", groups, "at least one group of channels")
+        if channels_in % groups or channels_out % groups:
+            raise ValueError(f"{channels_in} and {channels_out} channels do not part into {groups} equal groups")
+        self.windows = Windows.of(filter_shape, window_strides, padding, dilation)
+        self.groups = groups
+        self.W = 0.02 * jr.normal(key, (channels_out, channels_in // groups, *self.windows.shape))
+        self.b = jnp.zeros(channels_out) if use_bias else None
+
+    def _patches(self, g: Float[Array, "*sizes channels_in"]) -> Float[Array, "groups *counts patch"]:
+        _check_layer(self, g, self.W.shape[1] * self.groups)
+        return rearrange(self.windows.cut(g), "... tap (group i) -> group ... (tap i)", group=self.groups)
+
+    def _filters(self) -> Float[Array, "groups patch channels_out_a_group"]:
+        return rearrange(self.W, "(group o) i ... -> group (... i) o", group=self.groups)
+
+
+class ConvSynapse(_Convolution):
+    """E = −Σ g2 · (W ⋆ g1 + b): a convolution of layer 1, read against layer 2; the other way it is the transposed one.
+
+    g1 is `(*sizes, channels_in)` with one to three spatial axes, g2 `(*counts, channels_out)` with as many places as
+    `window_strides`, `padding` and `dilation` make; the HAM refuses another size and names that one. `W` is
+    `(channels_out, channels_in / groups, *filter_shape)`, applied without flipping; `b` is None unless `use_bias`.
+    `padding` is "SAME", "VALID", or pairs (before, after). Whole numbers hold for every axis, in `filter_shape` for
+    two. Krotov, "Hierarchical Associative Memory", 2021, eq. 15.
+
+    **Raises** ValueError for numbers < 1 or not one an axis, and for channels that do not part into `groups`.
+    """
+
+    multilinear: ClassVar[bool] = True
+
+    def __call__(
+        self, g1: Float[Array, "*sizes channels_in"], g2: Float[Array, "*counts channels_out"]
+    ) -> Float[Array, ""]:
+        patches = self._patches(g1)
+        expected = (*patches.shape[1:-1], len(self.W))
+        if g2.shape != expected:
+            raise ValueError(f"ConvSynapse makes {expected} of g1 {g1.shape}, got g2 of shape {g2.shape}")
+        # In this order the patches are kept for both gradients; Σ g2 · (patches @ filters) would cut them out twice.
+        outputs = rearrange(g2, "... (group o) -> group ... o", group=self.groups)
+        energy = -jnp.sum(widened(patches) * _product(outputs, self._filters().swapaxes(-1, -2)))
+        return energy if self.b is None else energy - jnp.sum(widened(g2).reshape(-1, len(self.b)).sum(0) * self.b)
+
+
+class ConvHopfieldSynapse(_Convolution):
+    """E = −L(W ⋆ g + b): a layer of hidden neurons at every place, its memories the filters, integrated out.
+
+    `lagrangian` is that of the hidden neurons `(*counts, memories)`, as in `HopfieldSynapse`; the rest as in
+    `ConvSynapse`. E is concave in g.
+    """
+
+    lagrangian: Callable
+    curvature: ClassVar[float] = 0.0
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        memories: int,
+        channels: int,
+        filter_shape: Sizes,
+        window_strides: Sizes = 1,
+        padding: Padding = "SAME",
+        dilation: Sizes = 1,
+        groups: int = 1,
+        use_bias: bool = False,
+        lagrangian: Callable = lagr_relu,
+    ):
+        super().__init__(key, memories, channels, filter_shape, window_strides, padding, dilation, groups, use_bias)
+        self.lagrangian = bind(lagrangian, "the hidden neurons' Lagrangian")
+
+    def __call__(self, g: Float[Array, "*sizes channels"]) -> Float[Array, ""]:
+        hidden = rearrange(_product(self._patches(g), self._filters()), "group ... o -> ... (group o)")
+        return -self.lagrangian(hidden if self.b is None else hidden + jnp.broadcast_to(self.b, hidden.shape))
+
+
+class PoolSynapse(eqx.Module):
+    """A layer and its pooled layer, channel by channel; g2 is `(*counts, channels)`, the places of the windows of g1.
+
+    - `"average"`: E = −Σ g2 · (mean of the window);
+    - `"max"`: E = −Σ g2 · L(window), L = (1/β) log Σ exp(β g1) over the window, the Lagrangian of `lagr_softmax`: layer
+      2 is driven by the smooth maximum, for β → ∞ the maximum, and of layer 1 what is largest in its window is.
+
+    Where windows reach beyond the layer, they hold the less. `window_strides` are `window_shape` unless given; `beta`
+    is a parameter, None for the average. Krotov, "Hierarchical Associative Memory", 2021.
+
+    **Raises** ValueError for another `pool`, a β that is not > 0, and as `ConvSynapse`.
+    """
+
+    beta: Float[Array, ""] | None
+    windows: Windows = eqx.field(static=True)
+    pool: Literal["average", "max"] = eqx.field(static=True)
+
+    @property
+    def multilinear(self) -> bool:
+        return self.pool == "average"
+
+    def __init__(
+        self,
+        window_shape: Sizes,
+        window_strides: Sizes | None = None,
+        padding: Padding = "VALID",
+        pool: Literal["average", "max"] = "average",
+        beta: float | Array = 1.0,
+    ):
+        if pool not in ("average", "max"):
+            raise ValueError(f'pool is {pool!r}; it is "average" or "max"')
+        strides = window_shape if window_strides is None else window_strides
+        self.windows = Windows.of(window_shape, strides, padding, 1)
+        self.pool = pool
+        self.beta = jnp.asarray(1.0 * positive("beta", beta)) if pool == "max" else None
+
+    def __call__(self, g1: Float[Array, "*sizes channels"], g2: Float[Array, "*counts channels"]) -> Float[Array, ""]:
+        _check_layer(self, g1)
+        windows = widened(self.windows.cut(g1))
+        expected = (*windows.shape[:-2], windows.shape[-1])
+        if g2.shape != expected:
+            raise ValueError(f"PoolSynapse makes {expected} of g1 {g1.shape}, got g2 of shape {g2.shape}")
+        inside = jnp.broadcast_to(self.windows.inside(g1.shape[:-1]), windows.shape)
+        if self.beta is None:
+            pooled = jnp.mean(windows, axis=-2, where=inside)
+        else:
+            beta = widened(self.beta)
+            pooled = logsumexp(beta * windows, axis=-2, where=inside) / beta
+        return -jnp.sum(pooled * widened(g2))
+
+
+def _check_layer(
+    synapse: ConvSynapse | ConvHopfieldSynapse | PoolSynapse, g: Array, channels: int | None = None
+) -> None:
+    axes = len(synapse.windows.shape)
+    if g.ndim != axes + 1 or channels not in (None, g.shape[-1]):
+        expected = ", ".join([*("depth", "height", "width")[-axes:], str(channels or "channels")])
+        raise ValueError(f"{type(synapse).__name__} got g1 of shape {g.shape}, expected ({expected})")
+
+
+def _product(rows: Float[Array, "groups *counts a"], matrix: Float[Array, "groups a b"]) -> Array:
+    """Rows times the matrix of their group."""
+    if len(matrix) == 1:
+        return jnp.matmul(rows, matrix[0], preferred_element_type=accumulator(rows, matrix))
+    return jnp.einsum("g...a,gab->g...b", rows, matrix, preferred_element_type=accumulator(rows, matrix))
