@@ -40,6 +40,10 @@ def from_python(energy, synapse, gs):
     return lambda gs: functools.reduce(lambda gs, _: once(gs), range(STEPS), gs)
 
 
+def run(way, gs):
+    return jax.block_until_ready(way(gs))
+
+
 figures = {}
 for case in CASES:
     size, channels_in, channels_out, window, stride = case
@@ -58,9 +62,8 @@ for case in CASES:
     for end in ends[1:]:
         for found, expected in zip(end, ends[0], strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
-    seconds = alternate(
-        {name: functools.partial(lambda way: jax.block_until_ready(way(gs)), way) for name, way in ways.items()}, 7
-    )
+    runs = {name: functools.partial(run, way, gs) for name, way in ways.items()}
+    seconds = alternate(runs, rounds=7)
     shape = f"{size}² × {channels_in} → {count}² × {channels_out}, {window}², stride {stride}"
     print(f"{shape:42}", ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items()), flush=True)
     figures[shape] = seconds

@@ -81,11 +81,11 @@ class Windows:
             raise ValueError(f"a window of extent {self.extent} is larger than its layer, {tuple(padded)} with padding")
         return tuple((p - e) // s + 1 for p, e, s in zip(padded, self.extent, self.strides, strict=True))
 
-    def cut(self, g: Float[Array, "*sizes channels"], fill: float = 0.0) -> Float[Array, "*counts taps channels"]:
-        """The windows of a layer, with `fill` where they reach beyond it."""
+    def cut(self, g: Float[Array, "*sizes channels"]) -> Float[Array, "*counts taps channels"]:
+        """The windows of a layer, 0 where they reach beyond it."""
         *sizes, channels = g.shape
         counts, pads = self.counts(sizes), self.pads(sizes)
-        padded = jnp.pad(g, [*pads, (0, 0)], constant_values=fill)
+        padded = jnp.pad(g, [*pads, (0, 0)])
         last = [(count - 1) * stride + 1 for count, stride in zip(counts, self.strides, strict=True)]
         taps = []
         for tap in itertools.product(*map(range, self.shape)):
