@@ -31,11 +31,11 @@ def step(energy, synapse, gs):
     return jax.tree.map(lambda g, force: g - RATE * force, gs, forces)
 
 
-def in_a_loop(energy, synapse, gs):
+def in_a_loop(energy, synapse):
     return jax.jit(lambda gs: jax.lax.fori_loop(0, STEPS, lambda _, gs: step(energy, synapse, gs), gs))
 
 
-def from_python(energy, synapse, gs):
+def from_python(energy, synapse):
     once = jax.jit(lambda gs: step(energy, synapse, gs))
     return lambda gs: functools.reduce(lambda gs, _: once(gs), range(STEPS), gs)
 
@@ -54,7 +54,7 @@ for case in CASES:
         jr.normal(jr.key(2), (BATCH, count, count, channels_out)),
     )
     ways = {
-        f"{name}, {how.__name__.replace('_', ' ')}": how(energy, synapse, gs)
+        f"{name}, {how.__name__.replace('_', ' ')}": how(energy, synapse)
         for how in (in_a_loop, from_python)
         for name, energy in {"patches": lambda synapse, *gs: synapse(*gs), "lax": by_lax}.items()
     }

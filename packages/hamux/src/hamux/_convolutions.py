@@ -244,9 +244,7 @@ class PoolSynapse(eqx.Module):
         return -jnp.sum(pooled * widened(g2))
 
 
-def _check_layer(
-    synapse: ConvSynapse | ConvHopfieldSynapse | PoolSynapse, g: Array, channels: int | None = None
-) -> None:
+def _check_layer(synapse: _Convolution | PoolSynapse, g: Array, channels: int | None = None) -> None:
     axes = len(synapse.windows.shape)
     if g.ndim != axes + 1 or channels not in (None, g.shape[-1]):
         expected = ", ".join([*("depth", "height", "width")[-axes:], str(channels or "channels")])
