@@ -20,6 +20,7 @@ CORE_ORDER = [
         "_lagrangians",
         "_neurons",
         "_synapses",
+        "_convolutions",
         "_ham",
         "_certificate",
         "_methods._method",
