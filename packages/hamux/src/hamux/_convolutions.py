@@ -7,7 +7,7 @@ loop on a CPU, XLA runs `lax.conv` on one thread (`tests/benchmarks/convolution.
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -95,8 +95,9 @@ class Windows:
         return jnp.stack(taps, axis=-2)
 
     def inside(self, sizes: Sequence[int]) -> Bool[Array, "*counts taps 1"]:
-        """Which taps lie in the layer."""
-        return self.cut(jnp.ones((*sizes, 1))) > 0
+        """Which taps lie in the layer; known when jax traces, and no work of the compiled program."""
+        with jax.ensure_compile_time_eval():
+            return self.cut(jnp.ones((*sizes, 1))) > 0
 
 
 class _Convolution(eqx.Module):
@@ -142,7 +143,7 @@ class ConvSynapse(_Convolution):
     `window_strides`, `padding` and `dilation` make; the HAM refuses another size and names that one. `W` is
     `(channels_out, channels_in / groups, *filter_shape)`, applied without flipping; `b` is None unless `use_bias`.
     `padding` is "SAME", "VALID", or pairs (before, after). Whole numbers hold for every axis, in `filter_shape` for
-    two. Krotov, "Hierarchical Associative Memory", 2021, eq. 15.
+    two. Krotov, "Hierarchical Associative Memory", 2021.
 
     **Raises** ValueError for numbers < 1 or not one an axis, and for channels that do not part into `groups`.
     """
@@ -177,15 +178,11 @@ class ConvHopfieldSynapse(_Convolution):
         key: PRNGKeyArray,
         memories: int,
         channels: int,
-        filter_shape: Sizes,
-        window_strides: Sizes = 1,
-        padding: Padding = "SAME",
-        dilation: Sizes = 1,
-        groups: int = 1,
-        use_bias: bool = False,
+        *windows: Any,
         lagrangian: Callable = lagr_relu,
+        **options: Any,
     ):
-        super().__init__(key, memories, channels, filter_shape, window_strides, padding, dilation, groups, use_bias)
+        super().__init__(key, memories, channels, *windows, **options)
         self.lagrangian = bind(lagrangian, "the hidden neurons' Lagrangian")
 
     def __call__(self, g: Float[Array, "*sizes channels"]) -> Float[Array, ""]:
