@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 import hamux
 
 from ._corruptions import hide_part
-from ._hub import CONFIG, WEIGHTS, find_folder, read_config, read_tensors, write_folder
+from ._hub import CONFIG, WEIGHTS, Layout, find_folder, read_archive, read_config, read_tensors, write_folder
 
 FORMAT_VERSION = 1
 
@@ -47,7 +47,7 @@ class ZooModel(eqx.Module):
     """
 
     model_type: ClassVar[str]
-    published: ClassVar[tuple[str, ...]] = ()  # files of others that `from_published` reads, by name
+    published: ClassVar[Mapping[str, Layout]] = {}  # archives of others that `from_published` reads, by name
     optimizer: ClassVar[str] = "adamw"
     learning_rate: ClassVar[float] = 1e-3
     config: eqx.AbstractVar[Any]
@@ -139,6 +139,12 @@ class ZooModel(eqx.Module):
     def from_published(cls, name: str, path: str | Path) -> Self:
         """The model of a file that others publish, `name` being one of `published`."""
         raise ValueError(f"{cls.__name__} reads no published files")
+
+    @classmethod
+    def _published_arrays(cls, name: str, path: str | Path) -> dict[str, np.ndarray]:
+        if name not in cls.published:
+            raise ValueError(f'unknown file "{name}"; there are {list(cls.published)}')
+        return read_archive(path, cls.published[name])
 
     def save_pretrained(
         self, folder: str | Path, *, card: str | None = None, class_names: Sequence[str] | None = None

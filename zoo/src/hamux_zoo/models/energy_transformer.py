@@ -1,6 +1,5 @@
 """Energy Transformer: the patches of an image as tokens that descend one energy, of attention and of memories."""
 
-import collections
 import dataclasses
 import functools
 import math
@@ -19,7 +18,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 import hamux
 
-from .._model import ZooModel, check_fields
+from .._model import Layout, ZooModel, check_fields
 
 Image = Float[Array, "height width channels"]
 Mask = Bool[Array, " patches"]
@@ -95,6 +94,23 @@ class EnergyTransformerConfig:
         return math.prod(self.grid)
 
 
+# The axes of the authors' arrays; `from_published` checks that "pixels" are 3 · patch² and "tokens" 1 + side².
+_IMAGENET = {
+    "Wk": ("heads", "head_dim", "dim"),
+    "Wq": ("heads", "head_dim", "dim"),
+    "Xi": ("dim", "memories"),
+    "Wenc": ("pixels", "dim"),
+    "Benc": ("dim",),
+    "Wdec": ("dim", "pixels"),
+    "Bdec": ("pixels",),
+    "LNORM_gamma": (),
+    "LNORM_bias": ("dim",),
+    "CLS_token": ("dim",),
+    "MASK_token": ("dim",),
+    "POS_embed": ("tokens", "dim"),
+}
+
+
 class EnergyTransformer(ZooModel):
     """The tokens x of an image descend one energy of g = LayerNorm(x), E = E_attention + E_Hopfield:
 
@@ -115,7 +131,7 @@ class EnergyTransformer(ZooModel):
     """
 
     model_type: ClassVar[str] = "energy-transformer"
-    published: ClassVar[tuple[str, ...]] = ("et-imagenet",)
+    published: ClassVar[Mapping[str, Layout]] = {"et-imagenet": _IMAGENET}
     optimizer: ClassVar[str] = "muon"
     learning_rate: ClassVar[float] = 0.02
     config: EnergyTransformerConfig = eqx.field(static=True)
@@ -161,11 +177,17 @@ class EnergyTransformer(ZooModel):
 
         **Raises** FileNotFoundError, or ValueError naming the file, the key, what was expected and what was found.
         """
-        if name not in cls.published:
-            raise ValueError(f'unknown file "{name}"; there are {list(cls.published)}')
-        arrays = _read_archive(path)
+        arrays = cls._published_arrays(name, path)
         (heads, head_dim, dim), (_, memories) = arrays["Wk"].shape, arrays["Xi"].shape
         patch, side = math.isqrt(len(arrays["Wenc"]) // 3), math.isqrt(len(arrays["POS_embed"]) - 1)
+        for key, (size, form) in {
+            "Wenc": (3 * patch**2, "3 · patch²"),
+            "POS_embed": (1 + side**2, "1 + side²"),
+        }.items():
+            if len(arrays[key]) != size or not patch * side:
+                raise ValueError(
+                    f"{path}: {key} has shape {arrays[key].shape}, expected {form} rows for a whole number"
+                )
         config = EnergyTransformerConfig(
             shape=(side * patch, side * patch, 3),
             mean=(0.485, 0.456, 0.406),
@@ -409,59 +431,3 @@ def _smooth_positions(key: PRNGKeyArray, config: EnergyTransformerConfig) -> Flo
     phases = places.astype(float) @ (0.6 * jr.normal(key_waves, (2, -(-config.dim // 2))))
     waves = jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=-1)[:, : config.dim]
     return jnp.concatenate([0.5 * jr.normal(key_cls, (1, config.dim)), math.sqrt(0.5) * waves])
-
-
-# The authors' arrays; of "pixels" and "tokens" it is checked further that they are 3 · patch² and 1 + side².
-_PUBLISHED = {
-    "Wk": ("heads", "head_dim", "dim"),
-    "Wq": ("heads", "head_dim", "dim"),
-    "Xi": ("dim", "memories"),
-    "Wenc": ("pixels", "dim"),
-    "Benc": ("dim",),
-    "Wdec": ("dim", "pixels"),
-    "Bdec": ("pixels",),
-    "LNORM_gamma": (),
-    "LNORM_bias": ("dim",),
-    "CLS_token": ("dim",),
-    "MASK_token": ("dim",),
-    "POS_embed": ("tokens", "dim"),
-}
-
-
-def _read_archive(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of the authors' checkpoint. **Raises** as `EnergyTransformer.from_published`."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except Exception as error:  # whatever a broken archive makes numpy and its zip reader raise
-        raise ValueError(f"{path} is not an archive of numpy arrays (.npz): {error}") from None
-    if arrays.keys() != _PUBLISHED.keys():
-        missing, extra = sorted(_PUBLISHED.keys() - arrays.keys()), sorted(arrays.keys() - _PUBLISHED.keys())
-        raise ValueError(f"{path} does not hold the authors' checkpoint: missing keys {missing}, extra keys {extra}")
-    found = {key: np.shape(array) for key, array in arrays.items()}
-    named = {k: dict(zip(axes, found[k], strict=True)) for k, axes in _PUBLISHED.items() if len(axes) == len(found[k])}
-    # Of each axis the size that most arrays have, so that the odd one is named; one with another dim has no say.
-    (dim, _), *_ = collections.Counter(shape["dim"] for shape in named.values() if "dim" in shape).most_common(1)
-    counts: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
-    for shape in named.values():
-        for axis, size in shape.items() if shape.get("dim", dim) == dim else ():
-            counts[axis][size] += 1
-    sizes = {axis: count.most_common(1)[0][0] for axis, count in counts.items()}
-    for key, axes in _PUBLISHED.items():
-        expected, dtype = tuple(sizes.get(axis, axis) for axis in axes), np.asarray(arrays[key]).dtype
-        if found[key] != expected or 0 in expected or dtype.kind != "f":
-            raise ValueError(
-                f"{path}: {key} has shape {found[key]} and dtype {dtype}, expected floats of shape {expected}, "
-                f"({', '.join(axes)})"
-            )
-    squares = {"Wenc": (sizes["pixels"] / 3, "3 · patch²"), "POS_embed": (sizes["tokens"] - 1, "1 + side²")}
-    for key, (square, form) in squares.items():
-        if not square or math.isqrt(int(square)) ** 2 != square:
-            raise ValueError(f"{path}: {key} has shape {found[key]}, expected {form} rows for a whole number")
-    with np.errstate(over="ignore"):
-        singles = {key: np.asarray(array, np.float32) for key, array in arrays.items()}
-    if wrong := [key for key, array in singles.items() if not np.isfinite(array).all()]:
-        raise ValueError(f"{path}: {wrong} hold numbers that are not finite, or not in float32")
-    return singles
