@@ -348,7 +348,11 @@ def test_methods_refuse_a_ham_that_lacks_what_they_need():
             'layer "x" is not linear in its block: synapse "s" on (\'x\',) does not declare',
         ),
         (bilinear(leak=0.0), hamux.GaussSeidel(), 'layer "a" has leak 0'),
-        (bilinear(), hamux.GaussSeidel(("a", "c")), "order is ('a', 'c'); a sweep takes every layer once, ['a', 'b']"),
+        (
+            bilinear(),
+            hamux.GaussSeidel(("a", "c")),
+            "order is ('a', 'c'); a sweep takes every layer at least once, ['a', 'b']",
+        ),
         (bilinear(), hamux.Asynchronous(), 'layer "a" has real-valued activations; layer "b" has real-valued'),
     ]
     for ham, method, message in refused:

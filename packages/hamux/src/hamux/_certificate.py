@@ -20,8 +20,9 @@ At λ = 1, c = 0, r = 1 the step is x⁺ = −∂S/∂g, the concave-convex proc
 that every closed-form Hopfield network makes.
 
 **One layer after another.** Where S is linear in the g of one layer, a·g with the others held, E is λ L*(g) + a·g. It
-is least at x⁺ = −a/λ, and (1) gives E⁺ − E = −λ D(g, g⁺), exactly. All layers at once may go up there: the energy of a
-bilinear synapse is indefinite in both g's together.
+is least at x⁺ = −a/λ, and (1) gives E⁺ − E = −λ D(g, g⁺), exactly; on the way there, r < 1/λ, (3) holds with c = 0 for
+that layer alone. All layers at once may go up there: the energy of a bilinear synapse is indefinite in both g's
+together.
 
 **Clamps.** A unit that is held keeps its x. Its g stays too where L is a sum over units; where the units of a layer
 share one L (softmax, layer norm), g moves with the other units, and neither argument holds: such a layer is clamped

@@ -106,13 +106,23 @@ class Windows:
             return self.cut(jnp.ones((*sizes, 1))) > 0
 
 
-class _Convolution(eqx.Module):
-    """The weights of W ⋆ g + b, the cross-correlation of a layer with a filter for each channel that comes out."""
+class ConvSynapse(eqx.Module):
+    """E = −Σ g2 · (W ⋆ g1 + b): a convolution of layer 1, read against layer 2; the other way it is the transposed one.
+
+    g1 is `(*sizes, channels_in)` with one to three spatial axes, g2 `(*counts, channels_out)` with as many places as
+    `window_strides`, `padding` and `dilation` make; the HAM refuses another size and names that one. `W` is
+    `(channels_out, channels_in / groups, *filter_shape)`, applied without flipping; `b` is None unless `use_bias`.
+    `padding` is "SAME", "VALID", or pairs (before, after). Whole numbers hold for every axis, in `filter_shape` for
+    two. Krotov, "Hierarchical Associative Memory", 2021.
+
+    **Raises** ValueError for numbers < 1 or not one an axis, and for channels that do not part into `groups`.
+    """
 
     W: Float[Array, "channels_out channels_in_a_group *window"]
     b: Float[Array, " channels_out"] | None
     windows: Windows = eqx.field(static=True)
     groups: int = eqx.field(static=True)
+    multilinear: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -134,28 +144,6 @@ class _Convolution(eqx.Module):
         self.W = 0.02 * jr.normal(key, (channels_out, channels_in // groups, *self.windows.shape))
         self.b = jnp.zeros(channels_out) if use_bias else None
 
-    def _patches(self, g: Float[Array, "*sizes channels_in"]) -> Float[Array, "groups *counts patch"]:
-        _check_layer(self, g, self.W.shape[1] * self.groups)
-        return rearrange(self.windows.cut(g), "... tap (group i) -> group ... (tap i)", group=self.groups)
-
-    def _filters(self) -> Float[Array, "groups patch channels_out_a_group"]:
-        return rearrange(self.W, "(group o) i ... -> group (... i) o", group=self.groups)
-
-
-class ConvSynapse(_Convolution):
-    """E = −Σ g2 · (W ⋆ g1 + b): a convolution of layer 1, read against layer 2; the other way it is the transposed one.
-
-    g1 is `(*sizes, channels_in)` with one to three spatial axes, g2 `(*counts, channels_out)` with as many places as
-    `window_strides`, `padding` and `dilation` make; the HAM refuses another size and names that one. `W` is
-    `(channels_out, channels_in / groups, *filter_shape)`, applied without flipping; `b` is None unless `use_bias`.
-    `padding` is "SAME", "VALID", or pairs (before, after). Whole numbers hold for every axis, in `filter_shape` for
-    two. Krotov, "Hierarchical Associative Memory", 2021.
-
-    **Raises** ValueError for numbers < 1 or not one an axis, and for channels that do not part into `groups`.
-    """
-
-    multilinear: ClassVar[bool] = True
-
     def __call__(
         self, g1: Float[Array, "*sizes channels_in"], g2: Float[Array, "*counts channels_out"]
     ) -> Float[Array, ""]:
@@ -168,14 +156,27 @@ class ConvSynapse(_Convolution):
         energy = -jnp.sum(widened(patches) * _product(outputs, self._filters().swapaxes(-1, -2)))
         return energy if self.b is None else energy - jnp.sum(widened(g2).reshape(-1, len(self.b)).sum(0) * self.b)
 
+    def of(self, g1: Float[Array, "*sizes channels_in"]) -> Float[Array, "*counts channels_out"]:
+        """W ⋆ g1 + b."""
+        outputs = rearrange(_product(self._patches(g1), self._filters()), "group ... o -> ... (group o)")
+        return outputs if self.b is None else outputs + jnp.broadcast_to(self.b, outputs.shape)
 
-class ConvHopfieldSynapse(_Convolution):
+    def _patches(self, g: Float[Array, "*sizes channels_in"]) -> Float[Array, "groups *counts patch"]:
+        _check_layer(self, g, self.W.shape[1] * self.groups)
+        return rearrange(self.windows.cut(g), "... tap (group i) -> group ... (tap i)", group=self.groups)
+
+    def _filters(self) -> Float[Array, "groups patch channels_out_a_group"]:
+        return rearrange(self.W, "(group o) i ... -> group (... i) o", group=self.groups)
+
+
+class ConvHopfieldSynapse(eqx.Module):
     """E = −L(W ⋆ g + b): a layer of hidden neurons at every place, its memories the filters, integrated out.
 
     `lagrangian` is that of the hidden neurons `(*counts, memories)`, as in `HopfieldSynapse`; the rest as in
     `ConvSynapse`. E is concave in g.
     """
 
+    convolution: ConvSynapse
     lagrangian: Callable
     curvature: ClassVar[float] = 0.0
 
@@ -188,12 +189,11 @@ class ConvHopfieldSynapse(_Convolution):
         lagrangian: Callable = lagr_relu,
         **options: Any,
     ):
-        super().__init__(key, memories, channels, *windows, **options)
+        self.convolution = ConvSynapse(key, memories, channels, *windows, **options)
         self.lagrangian = bind(lagrangian, "the hidden neurons' Lagrangian")
 
     def __call__(self, g: Float[Array, "*sizes channels"]) -> Float[Array, ""]:
-        hidden = rearrange(_product(self._patches(g), self._filters()), "group ... o -> ... (group o)")
-        return -self.lagrangian(hidden if self.b is None else hidden + jnp.broadcast_to(self.b, hidden.shape))
+        return -self.lagrangian(self.convolution.of(g))
 
 
 class PoolSynapse(eqx.Module):
@@ -247,7 +247,7 @@ class PoolSynapse(eqx.Module):
         return -jnp.sum(pooled * widened(g2))
 
 
-def _check_layer(synapse: _Convolution | PoolSynapse, g: Array, channels: int | None = None) -> None:
+def _check_layer(synapse: ConvSynapse | PoolSynapse, g: Array, channels: int | None = None) -> None:
     axes = len(synapse.windows.shape)
     if g.ndim != axes + 1 or channels not in (None, g.shape[-1]):
         expected = ", ".join([*("depth", "height", "width")[-axes:], str(channels or "channels")])

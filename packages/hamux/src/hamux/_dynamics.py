@@ -154,7 +154,9 @@ def _retrieve(walk, ham, xs, steps, method, tau, clamp, tol, adjoint, trajectory
             raise ValueError(f'clamp["{name}"] is bool{list(mask.shape)}; expected True or bool{list(shape)}')
     method = _certified(one, circumstances) if method is None else method
     method.check(one, circumstances)
-    return _run(walk, ham, dict(xs), masks, circumstances.tau, method, tol, adjoint, steps, trajectory)
+    return _run(
+        walk, ham, dict(xs), masks, circumstances.tau, circumstances.whole, method, tol, adjoint, steps, trajectory
+    )
 
 
 def _certified(ham: HAM, setting: Setting) -> Method:
@@ -166,13 +168,13 @@ def _certified(ham: HAM, setting: Setting) -> Method:
     return Backtracking() if blocks(ham, setting) else GaussSeidel()
 
 
-@functools.partial(jax.jit, static_argnames=("walk", "adjoint", "steps", "trajectory"))
-def _run(walk, ham, xs, masks, tau, method, tol, adjoint, steps, trajectory) -> Retrieval:
+@functools.partial(jax.jit, static_argnames=("walk", "whole", "adjoint", "steps", "trajectory"))
+def _run(walk, ham, xs, masks, tau, whole, method, tol, adjoint, steps, trajectory) -> Retrieval:
     """One compiled program, example by example for a vectorised HAM."""
     one = ham.unvectorize()
 
     def alone(xs, masks, example):
-        return walk(Problem(one, tau, masks), method, xs, example, tol, adjoint, steps, trajectory)
+        return walk(Problem(one, tau, masks, whole), method, xs, example, tol, adjoint, steps, trajectory)
 
     if isinstance(ham, HAM):
         return alone(xs, masks, jnp.zeros((), int))

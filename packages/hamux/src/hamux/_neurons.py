@@ -46,7 +46,8 @@ class Neurons(eqx.Module):
             raise ValueError(f"leak is {leak}; it is finite and at least 0 (1 for a textbook layer, 0 for none)")
         if any(size < 1 for size in self.shape):
             raise ValueError(f"shape is {self.shape}; every axis has at least one neuron")
-        value = jax.eval_shape(self.lagrangian, jax.ShapeDtypeStruct(self.shape, jnp.result_type(float)))
+        # A fresh function: jax compares those it is given, and a Module that is traced compares to no truth value.
+        value = jax.eval_shape(lambda x: self.lagrangian(x), jax.ShapeDtypeStruct(self.shape, jnp.result_type(float)))
         if getattr(value, "shape", None) != ():
             found = getattr(value, "shape", type(value).__name__)
             raise ValueError(f"the Lagrangian gives {found} on a state of shape {self.shape}; it must give one scalar")

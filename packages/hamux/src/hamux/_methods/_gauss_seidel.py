@@ -14,30 +14,37 @@ from ._method import Method, Point, Problem, Step
 
 
 class GaussSeidel(Method):
-    """x_l ← −(1/leak_l) ∂S/∂g_l for one layer l after another; S is the energy of the synapses, at the newest g's.
+    """x_l ← x_l − (dt/leak_l) ∂E/∂g_l for one layer l after another, at the newest g's of the others.
 
-    Each update is the minimum of E over that layer, the others held, when S is linear in g_l (dense, convolution and
-    bias synapses between different layers): Gauss–Seidel, or block coordinate descent, whose every block has a closed
-    form. It falls by leak · D(g, g⁺), see `hamux.certify`, whatever τ. A step is a sweep over all layers. With one
-    hidden layer it is the alternating update of a bidirectional memory (Kosko, 1988).
+    With S, the energy of the synapses, linear in g_l (dense, convolution and bias synapses between different layers)
+    dt = 1 is x_l ← −(1/leak_l) ∂S/∂g_l, the minimum of E over that layer, the others held: Gauss–Seidel, or block
+    coordinate descent, whose every block has a closed form. It falls by leak · D(g, g⁺), see `hamux.certify`, whatever
+    τ; a smaller dt goes part of the way and down, too. A step is a sweep over all layers. With one hidden layer it is
+    the alternating update of a bidirectional memory (Kosko, 1988).
 
-    - `order`: the layers, in the order of a sweep; those of the HAM when left out.
+    - `order`: the layers, in the order of a sweep, each at least once: up and down again a hierarchy, say. Those of the
+      HAM when left out.
+    - `dt`: of every update, at most 1.
     - `key`: draws a new order for every sweep.
 
     **Raises** ValueError when it is called for a HAM with a layer that is not linear in its block, or has leak 0, or is
-    clamped in part where units share a Lagrangian; and for an `order` that is not made of all its layers, or comes with
-    a `key`.
+    clamped in part where units share a Lagrangian; for an `order` that is not made of all its layers, or comes with a
+    `key`; and for a `dt` that is not in (0, 1].
     """
 
     order: tuple[str, ...] | None = eqx.field(static=True)
+    dt: float = eqx.field(static=True)
     key: PRNGKeyArray | None
 
-    def __init__(self, order: Sequence[str] | None = None, *, key: PRNGKeyArray | None = None):
+    def __init__(self, order: Sequence[str] | None = None, *, dt: float = 1.0, key: PRNGKeyArray | None = None):
         if order is not None and key is not None:
             raise ValueError("an order was given and a key to draw orders with; give one of them")
         if isinstance(order, str):
             raise ValueError(f"order is {order!r}; it is a sequence of layers")
+        if not 0 < dt <= 1:
+            raise ValueError(f"dt is {dt}; an update goes up to the minimum of its layer, 0 < dt ≤ 1")
         self.order = None if order is None else tuple(order)
+        self.dt = float(dt)
         self.key = key
 
     def certify(self, ham: HAM, setting: Setting) -> Certificate:
@@ -49,17 +56,17 @@ class GaussSeidel(Method):
         obstacles = blocks(ham, setting)
         if obstacles:
             raise ValueError(f"no exact update: {'; '.join(obstacles)}. hamux.Backtracking() takes any HAM")
-        if self.order is not None and sorted(self.order) != sorted(ham.neurons):
-            raise ValueError(f"order is {self.order}; a sweep takes every layer once, {sorted(ham.neurons)}")
+        if self.order is not None and set(self.order) != set(ham.neurons):
+            raise ValueError(f"order is {self.order}; a sweep takes every layer at least once, {sorted(ham.neurons)}")
 
     def init(self, problem: Problem, point: Point, example: Int[Array, ""]) -> Int[Array, ""]:
         return jnp.zeros((), int)
 
     def step(self, problem: Problem, point: Point, state: Int[Array, ""]) -> Step:
-        order = self.order or tuple(problem.ham.neurons)
-        updates = [lambda values, name=name: _update(problem, values, name) for name in order]
+        order = [name for name in self.order or problem.ham.neurons if name not in problem.whole]
+        updates = [lambda values, name=name: self._update(problem, values, name) for name in order]
         values = (point.xs, problem.ham.activations(point.xs))
-        if self.key is None:
+        if self.key is None or not updates:
             for update in updates:
                 values = update(values)
         else:
@@ -67,14 +74,15 @@ class GaussSeidel(Method):
             values, _ = jax.lax.scan(lambda now, i: (jax.lax.switch(i, updates, now), None), values, drawn)
         return Step(problem.evaluate(values[0]), state + 1)
 
+    def _update(self, problem: Problem, values: tuple[dict[str, Array], dict[str, Array]], name: str):
+        xs, gs = values
+        layer = problem.ham.neurons[name]
 
-def _update(problem: Problem, values: tuple[dict[str, Array], dict[str, Array]], name: str):
-    xs, gs = values
-    layer = problem.ham.neurons[name]
+        def synaptic(g):
+            return sum(problem.ham.connection_energies(gs | {name: g}))
 
-    def synaptic(g):
-        return sum(problem.ham.connection_energies(gs | {name: g}))
-
-    force = -jax.grad(synaptic)(gs[name]) if problem.ham.connections else jnp.zeros_like(gs[name])
-    moved = problem.hold(xs, xs | {name: (force / layer.leak).astype(xs[name].dtype)})
-    return moved, gs | {name: layer.activations(moved[name])}
+        force = -jax.grad(synaptic)(gs[name]) if problem.ham.connections else jnp.zeros_like(gs[name])
+        minimum = force / layer.leak
+        moved = minimum if self.dt == 1 else xs[name] + self.dt * (minimum - xs[name])
+        xs = problem.hold(xs, xs | {name: moved.astype(xs[name].dtype)})
+        return xs, gs | {name: layer.activations(xs[name])}

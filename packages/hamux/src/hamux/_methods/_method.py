@@ -25,11 +25,15 @@ class Point(NamedTuple):
 
 
 class Problem(eqx.Module):
-    """One example to descend: the HAM, the time constant of each layer, and where a mask is True, what is held."""
+    """One example to descend: the HAM, the time constant of each layer, and where a mask is True, what is held.
+
+    `whole` are the layers that are known to be held whole when jax traces: their updates are no work of the program.
+    """
 
     ham: HAM
     tau: dict[str, Array | float]
     masks: dict[str, Bool[Array, "..."]]
+    whole: frozenset[str] = eqx.field(static=True, default=frozenset())
 
     def evaluate(self, xs: dict[str, Array]) -> Point:
         gs = self.ham.activations(xs)
@@ -41,9 +45,11 @@ class Problem(eqx.Module):
 
     def hold(self, xs: States, moved: States) -> dict[str, Array]:
         """`moved`, but for the units that are held."""
-        return {
-            name: jnp.where(self.masks[name], xs[name], x) if name in self.masks else x for name, x in moved.items()
+        held = {
+            name: xs[name] if name in self.whole else jnp.where(mask, xs[name], moved[name])
+            for name, mask in self.masks.items()
         }
+        return dict(moved) | held
 
     def free(self, values: dict[str, Array]) -> dict[str, Array]:
         """`values`, 0 for the units that are held."""
