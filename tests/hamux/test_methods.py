@@ -175,6 +175,25 @@ def test_gauss_seidel_by_hand():
     assert_states_agree(out.xs, {"a": a, "b": W.T @ np.tanh(a) / 2})
 
 
+def test_gauss_seidel_goes_back_and_part_of_the_way():
+    ham = bilinear(leak=2.0)
+    W, xs = np.asarray(ham.synapses["s"].W), states(ham)
+    out = hamux.descend(ham, xs, steps=1, method=hamux.GaussSeidel(("a", "b", "a"), dt=0.25))
+    a = 0.75 * xs["a"] + 0.25 * W @ np.tanh(xs["b"]) / 2
+    b = 0.75 * xs["b"] + 0.25 * W.T @ np.tanh(a) / 2
+    assert_states_agree(out.xs, {"a": 0.75 * a + 0.25 * W @ np.tanh(b) / 2, "b": b})
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_gauss_seidel_moves_nothing_that_is_held_whole(key):
+    ham, xs = bilinear(), states(bilinear())
+    method = hamux.GaussSeidel(key=key)
+    out = hamux.descend(ham, xs, steps=2, method=method, clamp={"a": True, "b": True})
+    assert_states_agree(out.xs, xs)
+    out = hamux.descend(ham, xs, steps=2, method=method, clamp={"a": np.ones(4, bool)})
+    assert_states_agree(out.xs, {"a": xs["a"], "b": np.asarray(ham.synapses["s"].W).T @ np.tanh(xs["a"])})
+
+
 def test_gauss_seidel_draws_orders_from_its_key():
     ham, xs = bilinear(), states(bilinear())
     sweeps = {
@@ -394,6 +413,9 @@ def test_options_out_of_range():
         hamux.Anderson(memory=2.5)
     with pytest.raises(ValueError, match=r"order is 'ab'; it is a sequence of layers"):
         hamux.GaussSeidel("ab")
+    for dt in (0.0, 1.1, math.nan):
+        with pytest.raises(ValueError, match=f"dt is {dt}; an update goes up to the minimum of its layer"):
+            hamux.GaussSeidel(dt=dt)
     with pytest.raises(ValueError, match=r"dt is \[0.1 0.2\]; it must be finite"):
         hamux.Explicit(np.array([0.1, 0.2]))
     with pytest.raises(ValueError, match=r"dt is <function .*; it must be finite"):

@@ -12,6 +12,13 @@ def upper_half(shape: tuple[int, ...]) -> Bool[np.ndarray, "height width channel
     return np.broadcast_to((np.arange(height) < height // 2).reshape(-1, 1, 1), shape)
 
 
+def all_but_a_quarter(shape: tuple[int, ...]) -> Bool[np.ndarray, "height width channels"]:
+    """The mask of known pixels of an image whose lower right quarter is missing."""
+    height, width, _ = shape
+    rows, columns = np.mgrid[:height, :width]
+    return np.broadcast_to(((rows < height // 2) | (columns < width // 2))[..., None], shape)
+
+
 def hide_part(key: PRNGKeyArray, shape: tuple[int, ...]) -> Bool[Array, "height width channels"]:
     """A random mask of known pixels: three times of four a half, the upper one in 0.6 of them; else all but a rectangle
     of 0.4 to 0.8 of either side."""

@@ -8,7 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Bool
 
-from ._corruptions import gaussian_noise, salt_and_pepper, upper_half
+from ._corruptions import all_but_a_quarter, gaussian_noise, salt_and_pepper, upper_half
 from ._data import Images
 
 BATCH = 100
@@ -21,7 +21,8 @@ def evaluate(model: Any, test: Images, train: Images | None = None) -> dict[str,
 
     - Of one with a head, `test_error`: percent of the test images that are taken for another class; for data with
       labels.
-    - Of one that retrieves, see `completion`; of one that reconstructs, see `masked_reconstruction`.
+    - Of one that retrieves, `completion` of the lower half, under "completion", and of the lower right quarter, under
+      "quarter", of 1,000 images; of one that reconstructs from patches, `masked_reconstruction`.
 
     **Raises** ValueError when the data have classes that the model does not know.
     """
@@ -31,32 +32,40 @@ def evaluate(model: Any, test: Images, train: Images | None = None) -> dict[str,
             raise ValueError(f"labels up to {test.labels.max()}; the model knows {model.config.classes} classes")
         measured["test_error"] = 100 * float(np.mean(classify(model, test.images) != test.labels))
     if hasattr(model, "retrieve"):
-        measured |= completion(model, test.images[:1000], train)
-    if hasattr(model, "reconstruct"):
+        for name, mask in {"completion": upper_half, "quarter": all_but_a_quarter}.items():
+            measured |= completion(model, test.images[:1000], name, mask(model.config.shape), train)
+    if hasattr(model, "reconstructions"):
         for share in model.config.masked:
             if round(share * model.config.patches):
                 measured |= masked_reconstruction(model, test.images, share, train)
     return measured
 
 
-def completion(model: Any, images: np.ndarray, train: Images | None = None) -> dict[str, float]:
-    """Of completing the lower half of images from the upper half, at the fixed point.
+def completion(
+    model: Any,
+    images: np.ndarray,
+    name: str,
+    known: Bool[np.ndarray, "height width channels"],
+    train: Images | None = None,
+) -> dict[str, float]:
+    """Of completing images from their `known` pixels, at the fixed point; under `name`:
 
-    - `completion_mse`: mean squared error over hidden pixels in [0, 1]; `mean_image_mse` is that of the training set's
-      mean image, `nearest_image_mse` of the training image nearest by the upper half.
-    - `completion_converged`, `completion_steps`: percent that reached the fixed point, and the median of the steps.
+    - `…_mse`: mean squared error over hidden pixels in [0, 1];
+    - `…_mean_image_mse`: that of the training set's mean image; `…_nearest_image_mse` of the training image nearest by
+      the known pixels; `…_linear_mse` and `…_mean_colour_mse` as in `masked_reconstruction`;
+    - `…_converged`, `…_steps`: percent that reached the fixed point, and the median of the steps.
     """
-    known = upper_half(images.shape[1:])
-
+    hidden = np.broadcast_to(~known, images.shape)
     completed = retrieve(model, images, known)
-    guesses = {"completion_mse": completed.x}
+    guesses = {"mse": completed.x, "mean_colour_mse": mean_colour(images, hidden)}
     if train is not None:
         guesses["mean_image_mse"] = np.broadcast_to(train.images.mean(axis=0), images.shape)
         guesses["nearest_image_mse"] = train.images[_nearest(images[:, known], train.images[:, known])]
-    hidden = np.broadcast_to(~known, images.shape)
-    measured = {name: hidden_mse(guess, images, hidden) for name, guess in guesses.items()}
-    measured["completion_converged"] = 100 * float(np.mean(completed.converged))
-    measured["completion_steps"] = float(np.median(completed.steps))
+        if images[0].size <= LINEAR_UP_TO:
+            guesses["linear_mse"] = linear_prediction(images, hidden, train.images)
+    measured = {f"{name}_{guess}": hidden_mse(x, images, hidden) for guess, x in guesses.items()}
+    measured[f"{name}_converged"] = 100 * float(np.mean(completed.converged))
+    measured[f"{name}_steps"] = float(np.median(completed.steps))
     return measured
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 import hamux
 
@@ -22,6 +22,20 @@ from ._corruptions import hide_part
 from ._hub import CONFIG, WEIGHTS, Layout, find_folder, read_archive, read_config, read_tensors, write_folder
 
 FORMAT_VERSION = 1
+
+
+class RetrievedPattern(eqx.Module):
+    """What a retrieval came to: `x`, the pattern at its end; the rest as in `hamux.Retrieval`.
+
+    `trajectory` holds the pattern at the start and after every step, when asked for.
+    """
+
+    x: Float[Array, "..."]
+    energies: Float[Array, " steps_plus_1"]
+    steps: Int[Array, ""]
+    residual: Float[Array, ""]
+    converged: Bool[Array, ""]
+    trajectory: Float[Array, "steps_plus_1 ..."] | None
 
 
 class ZooModel(eqx.Module):
@@ -200,6 +214,24 @@ def check_fields(config: Any) -> None:
     for name, hint in typing.get_type_hints(type(config)).items():
         if not _is_a(getattr(config, name), hint):
             raise ValueError(f"{name} is {getattr(config, name)!r}, expected {hint}")
+
+
+def check_pattern(x: Any, shape: tuple[int, ...]) -> None:
+    """**Raises** ValueError for a pattern that is not of `shape`, or not of floats."""
+    if jnp.shape(x) != shape or not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        raise ValueError(
+            f"a pattern of shape {jnp.shape(x)} and dtype {jnp.result_type(x)}; expected floats in [0, 1] of shape "
+            f"{shape} (divide bytes by 255; batches by jax.vmap)"
+        )
+
+
+def check_mask(mask: Any, shape: tuple[int, ...], of: str) -> None:
+    """**Raises** ValueError for a mask that is not of `shape`, or not of booleans, True where the pixel is `of`."""
+    if jnp.shape(mask) != shape or not jnp.issubdtype(jnp.result_type(mask), jnp.bool_):
+        raise ValueError(
+            f"a mask of shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected booleans of shape "
+            f"{shape}, True where the pixel is {of}"
+        )
 
 
 def _is_a(value: Any, hint: Any) -> bool:

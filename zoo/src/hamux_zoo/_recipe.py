@@ -18,9 +18,12 @@ Selector = Callable[[Any], Any]
 
 
 def _as_matrices(weights: Any) -> Any:
-    """Matrices, and an attention's (heads, head_dim, dim), which is one of heads · head_dim rows."""
+    """Matrices; an attention's (heads, head_dim, dim), which is one of heads · head_dim rows; a convolution's filters
+    (channels_out, channels_in, height, width), one row each."""
 
     def axes(leaf):
+        if leaf.ndim == 4:
+            return optax.contrib.MuonDimensionNumbers((1, 2, 3), 0)
         last = leaf.ndim - 1
         return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last) if last in (1, 2) else None
 

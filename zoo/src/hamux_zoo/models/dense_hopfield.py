@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 import hamux
 from hamux import KernelSynapse, Neurons
 
-from .._model import ZooModel
+from .._model import RetrievedPattern, ZooModel, check_mask, check_pattern
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +68,6 @@ _BETA = {
     "log-sum-exp": lambda config: 1.0,
     "epanechnikov": lambda config: 2 / config.pixels,
 }
-
-
-class RetrievedPattern(eqx.Module):
-    """What a retrieval came to: `x`, the pattern at its end; the rest as in `hamux.Retrieval`.
-
-    `trajectory` holds the pattern at the start and after every step, when asked for.
-    """
-
-    x: Float[Array, "..."]
-    energies: Float[Array, " steps_plus_1"]
-    steps: Int[Array, ""]
-    residual: Float[Array, ""]
-    converged: Bool[Array, ""]
-    trajectory: Float[Array, "steps_plus_1 ..."] | None
 
 
 class DenseHopfield(ZooModel):
@@ -151,11 +137,7 @@ class DenseHopfield(ZooModel):
 
         **Raises** ValueError when `x` is not of the config's shape, or not of floats.
         """
-        if jnp.shape(x) != self.config.shape or not jnp.issubdtype(jnp.result_type(x), jnp.floating):
-            raise ValueError(
-                f"a pattern of shape {jnp.shape(x)} and dtype {jnp.result_type(x)}; expected floats in [0, 1] of shape "
-                f"{self.config.shape} (divide bytes by 255; batches by jax.vmap)"
-            )
+        check_pattern(x, self.config.shape)
         return _encode(self, jnp.asarray(x))
 
     def decode(self, xs: Mapping[str, Float[Array, "..."]]) -> Float[Array, "..."]:
@@ -197,11 +179,7 @@ class DenseHopfield(ZooModel):
         clamp = None
         start = x
         if mask is not None:
-            if jnp.shape(mask) != self.config.shape or not jnp.issubdtype(jnp.result_type(mask), jnp.bool_):
-                raise ValueError(
-                    f"a mask of shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected booleans of shape "
-                    f"{self.config.shape}, True where the pixel is known"
-                )
+            check_mask(mask, self.config.shape, "known")
             clamp = {"pixels": jnp.ravel(mask)}
             start = jnp.where(mask, x, jnp.asarray(0.5, jnp.result_type(x)))
         xs = self.encode(start)

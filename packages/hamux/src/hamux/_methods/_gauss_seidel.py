@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from .._certificate import Certificate, Setting, blocks
 from .._ham import HAM
+from .._precision import widened
 from ._method import Method, Point, Problem, Step
 
 
@@ -22,8 +23,8 @@ class GaussSeidel(Method):
     τ; a smaller dt goes part of the way and down, too. A step is a sweep over all layers. With one hidden layer it is
     the alternating update of a bidirectional memory (Kosko, 1988).
 
-    - `order`: the layers, in the order of a sweep, each at least once: up and down again a hierarchy, say. Those of the
-      HAM when left out.
+    - `order`: the layers, in the order of a sweep, each at least once: up and down again a hierarchy, say. By name
+      when left out.
     - `dt`: of every update, at most 1.
     - `key`: draws a new order for every sweep.
 
@@ -78,10 +79,13 @@ class GaussSeidel(Method):
         xs, gs = values
         layer = problem.ham.neurons[name]
 
-        def synaptic(g):
-            return sum(problem.ham.connection_energies(gs | {name: g}))
+        mine = [(layers, synapse) for layers, synapse in problem.ham.connections if name in layers]
 
-        force = -jax.grad(synaptic)(gs[name]) if problem.ham.connections else jnp.zeros_like(gs[name])
+        def synaptic(g):
+            now = gs | {name: g}
+            return sum(widened(problem.ham.synapses[synapse](*(now[n] for n in layers))) for layers, synapse in mine)
+
+        force = -jax.grad(synaptic)(gs[name]) if mine else jnp.zeros_like(gs[name])
         minimum = force / layer.leak
         moved = minimum if self.dt == 1 else xs[name] + self.dt * (minimum - xs[name])
         xs = problem.hold(xs, xs | {name: moved.astype(xs[name].dtype)})

@@ -1,0 +1,254 @@
+"""The convolutional HAM: a convolutional network upward, one energy for image and label in all directions."""
+
+import re
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import hamux
+from hamux_zoo import ConvHAM, ConvHAMConfig, finetune, load_samples
+
+SMALL = ConvHAMConfig(shape=(8, 12, 2), classes=3, channels=(4, 5), kernel=3, memories=6, feedback=0.3)
+KEY = jr.key(0)
+
+
+def make(**fields):
+    return ConvHAM(ConvHAMConfig(**{**vars(SMALL), **fields}), key=KEY)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).uniform(size=SMALL.shape)
+
+
+@pytest.fixture
+def known():
+    mask = np.ones(SMALL.shape, bool)
+    mask[4:, 6:] = False
+    return mask
+
+
+def convolved(image, synapse, padding):
+    filters = jnp.moveaxis(synapse.W, (0, 1), (-1, -2))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    outputs = jax.lax.conv_general_dilated(image[None], filters, (1, 1), padding, dimension_numbers=numbers)[0]
+    return np.asarray(outputs) + np.asarray(synapse.b)
+
+
+@pytest.mark.parametrize("feedback", [1.0, 0.3])
+def test_one_sweep_from_rest_is_a_convolutional_network(image, feedback):
+    model = make(feedback=feedback, steps=1)
+    parts = jax.tree.map(lambda leaf: leaf + 0.1, model.ham.synapses)  # biases that matter
+    model = eqx.tree_at(lambda model: model.ham.synapses, model, parts)
+    g = (image - 0.5) / 0.5
+    for i, strength in enumerate([1, feedback], 1):
+        g = strength * np.tanh(convolved(g, parts[f"conv{i}"], "SAME"))
+        height, width, channels = g.shape
+        g = np.tanh(g.reshape(height // 2, 2, width // 2, 2, channels).mean(axis=(1, 3)) / strength)
+    even = np.asarray(parts["names"].W).mean(axis=1)  # of a label at rest, which shows all classes evenly
+    memory = feedback**2 * np.maximum(convolved(g, parts["parts"], "VALID") + even, 0)
+    expected = (memory @ np.asarray(parts["names"].W))[0, 0] / feedback**2
+    np.testing.assert_allclose(model.classify(image), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("activation", "memory", "dt"), [("tanh", "relu", 1.0), ("tanh", "softmax", 0.5), ("softmax", "tanh", 0.7)]
+)
+def test_no_sweep_raises_the_energy(image, known, activation, memory, dt):
+    model = make(activation=activation, memory=memory, dt=dt, feedback=1.0)
+    for mask in (known, None):
+        result = model.retrieve(image, mask, max_steps=40)
+        assert np.all(np.diff(result.energies) <= 1e-12 * np.abs(result.energies).max())
+        assert result.energies[-1] < result.energies[0]
+
+
+def test_the_energy_falls_on_real_images():
+    digits = load_samples("mnist").images[:4].astype(float)
+    model = ConvHAM(ConvHAMConfig(channels=(4, 6), memories=8), key=KEY)
+    known = np.ones(model.config.shape, bool)
+    known[:, :14] = False
+    for mask in (known, ~np.zeros_like(known)):
+        energies = jax.vmap(partial(model.retrieve, mask=mask, max_steps=20))(digits).energies
+        assert np.all(np.diff(energies) <= 1e-12 * np.abs(energies).max())
+        assert np.all(energies[:, -1] < energies[:, 0])
+
+
+def test_labels_and_images_complete_each_other_at_the_fixed_points_of_one_ham(model, image, known):
+    """The same as `hamux.relax` comes to by its own choice of method, layer by layer in another order."""
+    settled = hamux.relax(model.ham, model.encode(image), tol=1e-9, clamp={"image": True}, throw=True)
+    beta = model.ham.neurons["label"].lagrangian.lagrangian.keywords["beta"]
+    found = model.with_config(steps=200).classify(image)
+    np.testing.assert_allclose(found, beta * settled.xs["label"], rtol=1e-5)
+    retrieved = model.retrieve(image, known, tol=1e-9, max_steps=5000)
+    assert retrieved.converged
+    xs = model.encode(retrieved.x) | {name: x for name, x in settled.xs.items() if name != "image"}
+    settled = hamux.relax(model.ham, xs, tol=1e-9, max_steps=5000, clamp={"image": known}, throw=True)
+    np.testing.assert_allclose(model.decode(settled.xs), retrieved.x, atol=1e-5)
+
+
+def test_what_is_known_is_held_and_what_is_not_is_not_looked_at(model, image, known):
+    result = model.retrieve(image, known, trajectory=True)
+    np.testing.assert_allclose(result.x[known], image[known])
+    np.testing.assert_allclose(result.trajectory[0][~known], 0.5)
+    np.testing.assert_allclose(result.trajectory[-1], result.x)
+    assert not np.allclose(result.x[~known], 0.5)
+    other = model.retrieve(np.where(known, image, np.nan), known)
+    np.testing.assert_array_equal(other.x, result.x)
+    np.testing.assert_array_equal(model.reconstruct(image, ~known), result.x)
+
+
+def test_a_label_calls_up_an_image(model):
+    images = [model.generate(label, jr.key(1)) for label in range(3)]
+    assert images[0].shape == SMALL.shape
+    again = jax.jit(lambda model, label: model.generate(label, jr.key(1)))(model, jnp.asarray(1))
+    np.testing.assert_allclose(again, images[1], rtol=1e-6)
+    assert not np.allclose(images[0], images[1])
+    rest = model.ham.init_states(key=jr.key(1)) | {"label": jnp.array([20.0, 0, 0])}
+    start = model.ham.energy(model.ham.activations(rest), rest)
+    end = hamux.relax(model.ham, rest, tol=1e-6, clamp={"label": True}, throw=True)
+    assert end.energies[-1] < start
+
+
+def test_a_memory_calls_up_an_image(model):
+    images = model.memories()
+    assert images.shape == (6, *SMALL.shape)
+    alone = model.ham.init_states() | {"memory": jnp.eye(6)[2, None, None]}
+    down, up = ["memory", "pool2", "conv2", "pool1", "conv1"], ["image", "conv1", "pool1", "conv2", "pool2", "label"]
+    sweeps = hamux.GaussSeidel([*down, *up])
+    end = hamux.relax(model.ham, alone, tol=1e-4, max_steps=200, method=sweeps, clamp={"memory": True}, throw=True)
+    np.testing.assert_allclose(images[2], model.decode(end.xs), rtol=1e-10)
+
+
+def test_the_energy_in_its_parts(model, image, known):
+    for mask in (known, None):
+        tree = model.energy_tree(image, mask)
+        assert set(tree["neurons"]) == {"image", "conv1", "pool1", "conv2", "pool2", "memory", "label"}
+        assert len(tree["connections"]) == 7
+        total = sum(jax.tree.leaves(tree))
+        assert total.shape == (SMALL.steps + 1,)
+        assert np.all(np.diff(total) < 0)
+        held = known if mask is known else np.ones_like(known)
+        retrieved = model.retrieve(image, held, max_steps=SMALL.steps)
+        np.testing.assert_allclose(total, retrieved.energies, rtol=1e-10)
+
+
+def test_both_gradients_are_that_of_the_fixed_point(model, image):
+    def loss(model):
+        scores = model.classify(image)
+        return jax.nn.logsumexp(scores) - scores[1]
+
+    unrolled, implicit = (
+        jax.grad(loss)(model.with_config(steps=240, gradient=name)) for name in ("unrolled", "implicit")
+    )
+    for found, expected in zip(
+        jax.tree.leaves(implicit.ham.synapses), jax.tree.leaves(unrolled.ham.synapses), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_batch_is_its_examples(model):
+    images = np.random.default_rng(1).uniform(size=(3, *SMALL.shape))
+    batch = jax.vmap(model.retrieve)(images)
+    for image, scores, x, steps in zip(images, jax.vmap(model.classify)(images), batch.x, batch.steps, strict=True):
+        np.testing.assert_allclose(model.classify(image), scores, rtol=1e-10)
+        alone = model.retrieve(image)
+        assert alone.steps == steps
+        np.testing.assert_allclose(alone.x, x, rtol=1e-10)
+
+
+def test_a_new_head_leaves_the_rest(tmp_path, model, image):
+    changed = jax.tree.map(lambda leaf: leaf + 0.01, model)
+    other = changed.with_head(classes=7, key=jr.key(3))
+    assert other.classify(image).shape == (7,)
+    for name, synapse in changed.ham.synapses.items():
+        same = name != "names"
+        assert eqx.tree_equal(synapse, other.ham.synapses[name]) == same
+    assert eqx.tree_equal(changed.ham.neurons["conv1"], other.ham.neurons["conv1"])
+    other.save_pretrained(tmp_path)
+    loaded = ConvHAM.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded.classify(image), other.classify(image))
+
+
+def test_without_a_label_it_completes_images(image, known):
+    model = make(classes=0)
+    assert "label" not in model.ham.neurons
+    assert model.retrieve(image, known).converged
+    for use in (lambda: model.classify(image), lambda: model.generate(0, KEY), model.head):
+        with pytest.raises(ValueError, match="this memory has no label neurons; give it some with with_head"):
+            use()
+    assert model.with_head(classes=2, key=KEY).classify(image).shape == (2,)
+
+
+def test_half_precision_stays_near(model, image, known):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
+    assert half.encode(image)["image"].dtype == jnp.bfloat16
+    shown = half.retrieve(image, known, tol=1e-2, max_steps=30).x
+    assert np.abs(np.asarray(shown, float) - model.retrieve(image, known).x).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"shape": (28, 30, 1)}, "do not part images of 28 × 30.*multiples of 4 fit, such as 28 × 32"),
+        ({"channels": (8, 8, 8), "shape": (28, 28, 1)}, "multiples of 8 fit, such as 32 × 32"),
+        ({"shape": (28, 28)}, r"shape is \(28, 28\).*expected \(height, width, channels\)"),
+        ({"channels": ()}, "one block at least"),
+        ({"channels": (4, 0)}, r"'channels\[1\]': 0.*at least 1"),
+        ({"kernel": 2.5}, "kernel is 2.5, expected"),
+        ({"memories": 0}, "'memories': 0"),
+        ({"classes": -1}, "classes is -1"),
+        ({"activation": "sine"}, "activation is 'sine', expected"),
+        ({"betas": (1.0, 1.0)}, "three numbers above 0, of blocks, memory and label"),
+        ({"feedback": 0.0}, "feedback is 0.0"),
+        ({"std": 0.0}, "std is 0.0"),
+        ({"dt": 1.5}, "dt is 1.5; an update goes up to the minimum"),
+    ],
+)  # fmt: skip
+def test_a_config_that_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        make(**fields)
+
+
+def test_inputs_that_do_not_fit_are_refused(model, image, known):
+    for use, message in [
+        (lambda: model.classify(image[..., :1]), r"a pattern of shape \(8, 12, 1\).*\(8, 12, 2\)"),
+        (lambda: model.classify((255 * image).astype(np.uint8)), "divide bytes by 255"),
+        (lambda: model.retrieve(image, known[..., 0]), r"a mask of shape \(8, 12\).*True where the pixel is known"),
+        (lambda: model.reconstruct(image, 1.0 * known), "expected booleans.*True where the pixel is hidden"),
+        (lambda: model.retrieve(np.where(known, np.nan, image), known), "the energy is nan"),
+        (lambda: model.generate(3, KEY), "label is 3; the model knows classes 0 to 2"),
+        (lambda: model.with_head(classes=0, key=KEY), "classes is 0"),
+    ]:
+        with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+            use()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+def test_it_learns_to_name_and_to_complete(gradient):
+    digits, labels = load_samples("mnist")
+    digits, labels = np.asarray(digits[labels < 2], np.float32), labels[labels < 2]
+    config = ConvHAMConfig(classes=2, channels=(4, 8), kernel=3, memories=16, steps=4, gradient=gradient)
+    model = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), ConvHAM(config, key=KEY))
+    known = np.ones(config.shape, bool)
+    known[14:, 14:] = False
+
+    def error(model):
+        shown = jax.jit(lambda model: jax.vmap(lambda digit: model.rehearse(digit, known, key=KEY)[0][-1])(digits))
+        return float(np.mean((shown(model) - digits)[:, ~known] ** 2))
+
+    options = {"steps": 60, "batch_size": 16, "validation": 0, "quiet": True}
+    learned = finetune(model, (digits, labels), task={"classify": 1, "reconstruct": 10}, **options)
+    assert error(learned) < 0.5 * error(model)
+    found = jax.jit(lambda model: jnp.argmax(jax.vmap(model.classify)(digits), axis=-1))(learned)
+    assert np.mean(np.asarray(found) == labels) > 0.95
