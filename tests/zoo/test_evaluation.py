@@ -4,7 +4,7 @@ import jax
 import jax.random as jr
 import numpy as np
 
-from hamux_zoo import EnergyTransformer, EnergyTransformerConfig
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, EnergyTransformer, EnergyTransformerConfig
 from hamux_zoo._data import Images
 from hamux_zoo._evaluation import evaluate, fixed_masks, linear_prediction, mean_colour
 
@@ -56,3 +56,15 @@ def test_reconstruction_is_measured_over_hidden_pixels_for_every_share():
     np.testing.assert_allclose(measured["masked_25_mse"], expected, rtol=1e-5)
     found = jax.vmap(model.classify)(images).argmax(axis=-1)
     np.testing.assert_allclose(measured["test_error"], 100 * np.mean(found != 0))
+
+
+def test_completions_are_measured_over_hidden_pixels_beside_every_baseline():
+    images = np.random.default_rng(0).uniform(size=(6, 4, 6, 1))
+    model = DenseHopfield(DenseHopfieldConfig(shape=(4, 6, 1)), key=jr.key(0)).store(images)
+    measured = evaluate(model, Images(images, None), Images(images, None))
+    names = ("mse", "mean_colour_mse", "mean_image_mse", "nearest_image_mse", "linear_mse", "converged", "steps")
+    assert measured.keys() == {f"{part}_{name}" for part in ("completion", "quarter") for name in names}
+    errors = (images - images.mean(axis=0)) ** 2
+    np.testing.assert_allclose(measured["quarter_mean_image_mse"], errors[:, 2:, 3:].mean())
+    np.testing.assert_allclose(measured["completion_mean_image_mse"], errors[:, 2:].mean())
+    assert measured["quarter_nearest_image_mse"] == 0
