@@ -149,7 +149,7 @@ def test_a_convolutional_memory_is_its_hidden_layer_integrated_out(lagrangian):
 
 
 def with_bias(synapse, bias):
-    return eqx.tree_at(lambda synapse: synapse.b, synapse, bias)
+    return eqx.tree_at(lambda synapse: getattr(synapse, "convolution", synapse).b, synapse, bias)
 
 
 @pytest.mark.parametrize(

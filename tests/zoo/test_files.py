@@ -163,7 +163,7 @@ class Ring(ZooModel):
 def test_a_new_architecture_is_one_file(tmp_path, monkeypatch):
     (tmp_path / "ring.py").write_text(RING)
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    assert list_models() == ["dense-hopfield", "energy-transformer", "ring"]
+    assert list_models() == ["conv-ham", "dense-hopfield", "energy-transformer", "ring"]
     from hamux_zoo import Ring, RingConfig
 
     ring = Ring(RingConfig(dim=5), key=jr.key(1))

@@ -154,12 +154,16 @@ class ConvSynapse(eqx.Module):
         # In this order the patches are kept for both gradients; Σ g2 · (patches @ filters) would cut them out twice.
         outputs = rearrange(g2, "... (group o) -> group ... o", group=self.groups)
         energy = -jnp.sum(widened(patches) * _product(outputs, self._filters().swapaxes(-1, -2)))
-        return energy if self.b is None else energy - jnp.sum(widened(g2).reshape(-1, len(self.b)).sum(0) * self.b)
+        return (
+            energy
+            if self.b is None
+            else energy - jnp.sum(widened(g2).reshape(-1, len(self.b)).sum(0) * widened(self.b))
+        )
 
     def of(self, g1: Float[Array, "*sizes channels_in"]) -> Float[Array, "*counts channels_out"]:
         """W ⋆ g1 + b."""
         outputs = rearrange(_product(self._patches(g1), self._filters()), "group ... o -> ... (group o)")
-        return outputs if self.b is None else outputs + jnp.broadcast_to(self.b, outputs.shape)
+        return outputs if self.b is None else outputs + jnp.broadcast_to(widened(self.b), outputs.shape)
 
     def _patches(self, g: Float[Array, "*sizes channels_in"]) -> Float[Array, "groups *counts patch"]:
         _check_layer(self, g, self.W.shape[1] * self.groups)
