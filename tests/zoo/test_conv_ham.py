@@ -122,16 +122,12 @@ def test_a_memory_calls_up_an_image(model):
 
 
 def test_the_energy_in_its_parts(model, image, known):
-    for mask in (known, None):
-        tree = model.energy_tree(image, mask)
-        assert set(tree["neurons"]) == {"image", "conv1", "pool1", "conv2", "pool2", "memory", "label"}
-        assert len(tree["connections"]) == 7
-        total = sum(jax.tree.leaves(tree))
-        assert total.shape == (SMALL.steps + 1,)
-        assert np.all(np.diff(total) < 0)
-        held = known if mask is known else np.ones_like(known)
-        retrieved = model.retrieve(image, held, max_steps=SMALL.steps)
-        np.testing.assert_allclose(total, retrieved.energies, rtol=1e-10)
+    tree = model.energy_tree(image, known)
+    assert set(tree["neurons"]) == {"image", "conv1", "pool1", "conv2", "pool2", "memory", "label"}
+    assert len(tree["connections"]) == 7
+    total = sum(jax.tree.leaves(tree))
+    assert np.all(np.diff(total) < 0)
+    np.testing.assert_allclose(total, model.retrieve(image, known, max_steps=SMALL.steps).energies, rtol=1e-10)
 
 
 def test_both_gradients_are_that_of_the_fixed_point(model, image):
@@ -150,12 +146,8 @@ def test_both_gradients_are_that_of_the_fixed_point(model, image):
 
 def test_a_batch_is_its_examples(model):
     images = np.random.default_rng(1).uniform(size=(2, *SMALL.shape))
-    batch = jax.vmap(model.retrieve)(images)
-    for image, scores, x, steps in zip(images, jax.vmap(model.classify)(images), batch.x, batch.steps, strict=True):
+    for image, scores in zip(images, jax.vmap(model.classify)(images), strict=True):
         np.testing.assert_allclose(model.classify(image), scores, rtol=1e-10)
-        alone = model.retrieve(image)
-        assert alone.steps == steps
-        np.testing.assert_allclose(alone.x, x, rtol=1e-10)
 
 
 def test_a_new_head_leaves_the_rest(tmp_path, model, image):
