@@ -210,8 +210,10 @@ def make_config(model: type[ZooModel], values: Any, path: Path | str) -> Any:
 
 
 def check_fields(config: Any) -> None:
-    """**Raises** ValueError for a field of a config that is not of its type."""
+    """Lists and arrays become tuples. **Raises** ValueError for a field of a config that is not of its type."""
     for name, hint in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(hint) is tuple and isinstance(value := getattr(config, name), list | np.ndarray):
+            object.__setattr__(config, name, tuple(value))
         if not _is_a(getattr(config, name), hint):
             raise ValueError(f"{name} is {getattr(config, name)!r}, expected {hint}")
 

@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -68,9 +67,6 @@ class ConvHAMConfig:
     gradient: Literal["unrolled", "implicit"] = "unrolled"
 
     def __post_init__(self):
-        for name in ("shape", "channels", "betas"):
-            if isinstance(value := getattr(self, name), list | np.ndarray):
-                object.__setattr__(self, name, tuple(value))
         check_fields(self)
         sizes = {name: getattr(self, name) for name in ("kernel", "pool", "memories", "steps")}
         sizes |= {f"{name}[{i}]": size for name in ("shape", "channels") for i, size in enumerate(getattr(self, name))}
@@ -296,8 +292,7 @@ class ConvHAM(ZooModel):
 
     def _sweep(self, *, down: bool) -> hamux.GaussSeidel:
         """Upward from the image; or downward to it from the label, which has just been updated, and up again."""
-        blocks = [f"{kind}{i}" for i in range(1, len(self.config.channels) + 1) for kind in ("conv", "pool")]
-        up = ["image", *blocks, "memory", *(["label"] if self.config.classes else [])]
+        up = list(dict.fromkeys(name for layers, _ in self.ham.connections for name in layers))
         within = up[1 : up.index("memory") + 1]
         return hamux.GaussSeidel([*reversed(within), *up] if down else up, dt=self.config.dt)
 
@@ -319,9 +314,8 @@ class ConvHAM(ZooModel):
     def _called_up(self, xs: States, layer: str, tol: float, max_steps: int) -> Image:
         """The image to which the states descend while `layer` is held."""
         method = self._sweep(down=True)
-        return self.decode(
-            hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, method=method, clamp={layer: True}).xs
-        )
+        end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, method=method, clamp={layer: True})
+        return self.decode(end.xs)
 
 
 # Three programs; operation by operation a first image would take seconds longer.

@@ -58,9 +58,6 @@ class EnergyTransformerConfig:
     masked: tuple[float, ...] = (0.5,)
 
     def __post_init__(self):
-        for name in ("shape", "mean", "std", "masked"):
-            if isinstance(value := getattr(self, name), list | np.ndarray):
-                object.__setattr__(self, name, tuple(value))
         check_fields(self)
         sizes = {name: getattr(self, name) for name in ("patch", "dim", "heads", "head_dim", "memories", "steps")}
         sizes |= dict(zip(("height", "width", "channels"), self.shape, strict=False))
