@@ -236,6 +236,11 @@ def check_mask(mask: Any, shape: tuple[int, ...], of: str) -> None:
         )
 
 
+def only_known(x: Any, known: Any) -> Array:
+    """`x` where it is `known`, elsewhere half-way between black and white."""
+    return jnp.where(known, x, jnp.asarray(0.5, jnp.result_type(x)))
+
+
 def _is_a(value: Any, hint: Any) -> bool:
     """Whether a JSON value is of a config field's type: int, float, str, bool, Literal, a union or tuple of them."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

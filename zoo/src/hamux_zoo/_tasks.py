@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ._augmentation import augment
 from ._corruptions import gaussian_noise, salt_and_pepper
 from ._data import Images
-from ._model import ZooModel
+from ._model import ZooModel, only_known
 
 # (model, batch, *, key) -> (loss, metrics): scalars, averages over the batch
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
@@ -123,7 +123,7 @@ def hidden(
 ) -> tuple[Float[Array, "height width channels"], Bool[Array, "height width channels"]]:
     """The image with 0.5 where `model.hide` hides it, and the mask of what is known."""
     known = model.hide(key)
-    return jnp.where(known, image, jnp.asarray(0.5, image.dtype)), known
+    return only_known(image, known), known
 
 
 def noisy(

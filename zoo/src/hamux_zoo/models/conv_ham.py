@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 import hamux
 
-from .._model import RetrievedPattern, ZooModel, check_fields, check_mask, check_pattern
+from .._model import RetrievedPattern, ZooModel, check_fields, check_mask, check_pattern, only_known
 
 Image = Float[Array, "height width channels"]
 Mask = Bool[Array, "height width channels"]
@@ -308,8 +308,7 @@ class ConvHAM(ZooModel):
         if known is None:
             return _seen(self, self.encode(x)), None
         check_mask(known, self.config.shape, "known")
-        start = jnp.where(known, x, jnp.asarray(0.5, jnp.result_type(x)))
-        return _seen(self, self.encode(start)), {"image": known}
+        return _seen(self, self.encode(only_known(x, known))), {"image": known}
 
     def _called_up(self, xs: States, layer: str, tol: float, max_steps: int) -> Image:
         """The image to which the states descend while `layer` is held."""

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 import hamux
 from hamux import KernelSynapse, Neurons
 
-from .._model import RetrievedPattern, ZooModel, check_mask, check_pattern
+from .._model import RetrievedPattern, ZooModel, check_mask, check_pattern, only_known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ class DenseHopfield(ZooModel):
         if mask is not None:
             check_mask(mask, self.config.shape, "known")
             clamp = {"pixels": jnp.ravel(mask)}
-            start = jnp.where(mask, x, jnp.asarray(0.5, jnp.result_type(x)))
+            start = only_known(x, mask)
         xs = self.encode(start)
         if steps is None:
             end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, clamp=clamp, trajectory=trajectory)
