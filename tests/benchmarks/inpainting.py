@@ -13,11 +13,12 @@ from _measure import record
 from skimage.restoration import inpaint_biharmonic
 
 from hamux_zoo import from_pretrained, load_images
-from hamux_zoo._evaluation import fixed_masks, hidden_mse, masked_reconstruction
+from hamux_zoo._evaluation import fixed_masks, gaussian_of, hidden_mse, masked_reconstruction
 
 data, name = sys.argv[1:]
 model = from_pretrained(name)
 train, test = (load_images(data, split, shape=model.config.shape) for split in ("train", "test"))
+gaussian = gaussian_of(train.images)
 figures = {}
 for share in model.config.masked:
     masks = fixed_masks(model.config.patches, share, len(test.images))
@@ -27,7 +28,7 @@ for share in model.config.masked:
         for image, where in zip(test.images, hidden, strict=True)
     ]
     biharmonic = hidden_mse(np.stack(filled), test.images, hidden)
-    figures |= masked_reconstruction(model, test.images, share, train)
+    figures |= masked_reconstruction(model, test.images, share, gaussian)
     figures |= {f"masked_{100 * share:g}_biharmonic_mse": biharmonic}
 for measure, value in figures.items():
     print(f"{measure:30} {value:.5f}")

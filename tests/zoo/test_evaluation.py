@@ -6,7 +6,7 @@ import numpy as np
 
 from hamux_zoo import DenseHopfield, DenseHopfieldConfig, EnergyTransformer, EnergyTransformerConfig
 from hamux_zoo._data import Images
-from hamux_zoo._evaluation import evaluate, fixed_masks, linear_prediction, mean_colour
+from hamux_zoo._evaluation import evaluate, fixed_masks, gaussian_of, linear_prediction, mean_colour, peppered
 
 
 def test_masks_are_fixed_and_hide_the_share():
@@ -31,7 +31,8 @@ def test_the_linear_prediction_is_least_squares():
     mixing = generator.normal(size=(12, 12))
     train, test = (generator.normal(size=(count, 12)) @ mixing for count in (500, 7))
     hidden = (generator.uniform(size=(2, 12)) < 0.5)[[0, 1, 1, 0, 1, 0, 0]]  # images share masks
-    found = linear_prediction(*(a.reshape(-1, 2, 2, 3) for a in (test, hidden)), train.reshape(-1, 2, 2, 3))
+    gaussian = gaussian_of(train.reshape(-1, 2, 2, 3))
+    found = linear_prediction(*(a.reshape(-1, 2, 2, 3) for a in (test, hidden)), gaussian)
     for image, mask, guess in zip(test, hidden, found.reshape(-1, 12), strict=True):
         known = np.concatenate([train[:, ~mask], np.ones((500, 1))], axis=1)
         weights = np.linalg.lstsq(known, train[:, mask], rcond=None)[0]
@@ -47,7 +48,7 @@ def test_reconstruction_is_measured_over_hidden_pixels_for_every_share():
     images = np.random.default_rng(0).uniform(size=(130, 8, 8, 1)).astype(np.float32)
     labels = np.zeros(130, int)
     measured = evaluate(model, Images(images, labels), Images(images, labels))
-    assert measured.keys() == {"test_error"} | {
+    assert measured.keys() == {"test_error", "salt_and_pepper_error"} | {
         f"masked_{share}_{name}" for share in (25, 75) for name in ("mse", "mean_colour_mse", "linear_mse")
     }
     masks = fixed_masks(4, 0.25, 130)
@@ -68,3 +69,21 @@ def test_completions_are_measured_over_hidden_pixels_beside_every_baseline():
     np.testing.assert_allclose(measured["quarter_mean_image_mse"], errors[:, 2:, 3:].mean())
     np.testing.assert_allclose(measured["completion_mean_image_mse"], errors[:, 2:].mean())
     assert measured["quarter_nearest_image_mse"] == 0
+
+
+def test_labels_are_completed_with_the_image_held_and_from_noise():
+    images = np.random.default_rng(0).uniform(size=(6, 4, 4, 1))
+    labels = np.array([0, 1, 2, 0, 1, 1])
+    model = DenseHopfield(DenseHopfieldConfig(shape=(4, 4, 1)), key=jr.key(0)).store(
+        images, np.array([0, 1, 2, 0, 1, 2])
+    )
+    measured = evaluate(model, Images(images, labels))
+    np.testing.assert_allclose([measured["test_error"], measured["label_error"]], 100 / 6)  # the last was stored as 2
+    assert measured["label_converged"] == 100
+    changed = peppered(images) != images
+    assert 0.15 < changed.mean() < 0.45
+    assert set(peppered(images)[changed]) == {0, 1}
+    ends = [model.retrieve(image) for image in peppered(images)]
+    wrong = [end.scores.argmax() != label for end, label in zip(ends, labels, strict=True)]
+    np.testing.assert_allclose(measured["free_error"], 100 * np.mean(wrong))
+    assert measured["free_steps"] == np.median([end.steps for end in ends])

@@ -25,12 +25,14 @@ FORMAT_VERSION = 1
 
 
 class RetrievedPattern(eqx.Module):
-    """What a retrieval came to: `x`, the pattern at its end; the rest as in `hamux.Retrieval`.
+    """What a retrieval came to: `x`, the pattern at its end, and `scores`, its classes' logits there, None without
+    label neurons; the rest as in `hamux.Retrieval`.
 
     `trajectory` holds the pattern at the start and after every step, when asked for.
     """
 
     x: Float[Array, "..."]
+    scores: Float[Array, " classes"] | None
     energies: Float[Array, " steps_plus_1"]
     steps: Int[Array, ""]
     residual: Float[Array, ""]
@@ -54,8 +56,8 @@ class ZooModel(eqx.Module):
     what a recall shows, and which class, in its last n steps, differentiably, from `x`, whose pixels are right where
     `known` is True, or for None noisy everywhere. All examples of a batch get the same `key`.
 
-    The evaluation and the demo take what there is of `classify`; `retrieve(x, known)`, to a fixed point, with a result
-    as `hamux.Retrieval` whose `x` is the image; and for masks of patches `reconstruct(image, mask)`,
+    The evaluation and the demo take what there is of `classify`; `retrieve(x, known)`, to a fixed point, with a
+    `RetrievedPattern` as its result; and for masks of patches `reconstruct(image, mask)`,
     `reconstructions(image, mask)` at the start and after each step, `energy(image, mask)["total"]`, `pixels(mask)`, and
     in the config `patches`, their number, and `masked`, the shares to measure with.
     """
@@ -183,6 +185,17 @@ class ZooModel(eqx.Module):
         write_folder(folder, saved, tensors, card or plain_card(folder.name, self))
 
 
+def retrieved(model: ZooModel, end: hamux.Retrieval, scores: Array | None, x: Any, known: Any) -> RetrievedPattern:
+    """The `end` of a retrieval from `x` as patterns, which are `x` itself where it is `known`; None for nowhere."""
+
+    def shown(xs):
+        pattern = model.decode(xs)
+        return pattern if known is None else jnp.where(known, jnp.asarray(x, pattern.dtype), pattern)
+
+    path = None if end.trajectory is None else jax.vmap(shown)(end.trajectory)
+    return RetrievedPattern(shown(end.xs), scores, end.energies, end.steps, end.residual, end.converged, path)
+
+
 def named_leaves(model: ZooModel) -> dict[str, Any]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(model)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
@@ -234,6 +247,12 @@ def check_mask(mask: Any, shape: tuple[int, ...], of: str) -> None:
             f"a mask of shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected booleans of shape "
             f"{shape}, True where the pixel is {of}"
         )
+
+
+def check_head(classes: Any) -> None:
+    """**Raises** ValueError for a number of classes for which no head can be made."""
+    if type(classes) is not int or classes < 1:
+        raise ValueError(f"classes is {classes!r}; a head is for one at least")
 
 
 def only_known(x: Any, known: Any) -> Array:

@@ -14,7 +14,16 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 import hamux
 
-from .._model import RetrievedPattern, ZooModel, check_fields, check_mask, check_pattern, only_known
+from .._model import (
+    RetrievedPattern,
+    ZooModel,
+    check_fields,
+    check_head,
+    check_mask,
+    check_pattern,
+    only_known,
+    retrieved,
+)
 
 Image = Float[Array, "height width channels"]
 Mask = Bool[Array, "height width channels"]
@@ -212,8 +221,7 @@ class ConvHAM(ZooModel):
         start, clamp = self._given(x, mask)
         options: dict[str, Any] = {"method": self._sweep(down=True), "clamp": clamp, "trajectory": trajectory}
         end = hamux.relax(self.ham, start, tol=tol, max_steps=max_steps, **options)
-        path = None if end.trajectory is None else jax.vmap(self.decode)(end.trajectory)
-        return RetrievedPattern(self.decode(end.xs), end.energies, end.steps, end.residual, end.converged, path)
+        return retrieved(self, end, self._scores(end.xs), x, mask)
 
     def reconstruct(self, image: Image, mask: Mask) -> Image:
         """The image at the fixed point, its pixels held but for those that `mask` hides (True), see `retrieve`."""
@@ -257,7 +265,8 @@ class ConvHAM(ZooModel):
         """What is shown after `steps` sweeps down and up, as `retrieve` makes them. See `ZooModel`."""
         start, clamp = self._given(x, known)
         end = self._swept(start, self.config.steps, clamp, down=True).xs
-        return self.decode(end)[None], self._scores(end)[None] if self.config.classes else None
+        scores = self._scores(end)
+        return self.decode(end)[None], None if scores is None else scores[None]
 
     def head(self) -> Any:
         """The synapse between memory and label."""
@@ -267,8 +276,7 @@ class ConvHAM(ZooModel):
 
     def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
         """The same layers from the image to the memory, with new label neurons, so many, and random weights to them."""
-        if type(classes) is not int or classes < 1:
-            raise ValueError(f"classes is {classes!r}; a head is for one at least")
+        check_head(classes)
         fresh = type(self)(dataclasses.replace(self.config, classes=classes), key=key)
 
         def kept(model: ConvHAM) -> list[Any]:
@@ -277,7 +285,10 @@ class ConvHAM(ZooModel):
 
         return eqx.tree_at(kept, fresh, kept(self))
 
-    def _scores(self, xs: States) -> Float[Array, " classes"]:
+    def _scores(self, xs: States) -> Any:
+        """βx of the label's neurons, None without them."""
+        if not self.config.classes:
+            return None
         label: Any = self.ham.neurons["label"].lagrangian
         return label.lagrangian.keywords["beta"] * xs["label"]
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 import hamux
 from hamux import KernelSynapse, Neurons
 
-from .._model import RetrievedPattern, ZooModel, check_mask, check_pattern, only_known
+from .._model import RetrievedPattern, ZooModel, check_mask, check_pattern, only_known, retrieved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,13 +187,7 @@ class DenseHopfield(ZooModel):
             end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, clamp=clamp, trajectory=trajectory)
         else:
             end = hamux.descend(self.ham, xs, steps=steps, dt=1.0, tol=tol, clamp=clamp, trajectory=trajectory)
-
-        def shown(xs):
-            pattern = self.decode(xs)
-            return pattern if mask is None else jnp.where(mask, jnp.asarray(x, pattern.dtype), pattern)
-
-        path = jax.vmap(shown)(end.trajectory) if trajectory else None
-        return RetrievedPattern(shown(end.xs), end.energies, end.steps, end.residual, end.converged, path)
+        return retrieved(self, end, self._scores(end.xs), x, mask)
 
     def classify(self, x: Float[Array, "..."]) -> Float[Array, " classes"]:
         """−β times the synapse's energy of `x` together with each label; the largest is the class.
@@ -215,8 +209,7 @@ class DenseHopfield(ZooModel):
     ) -> tuple[Float[Array, "3 ..."], Float[Array, "3 classes"] | None]:
         """What three steps of a recall from `x` show, after 10 n steps without a gradient, n ≥ 0 with chance 2⁻ⁿ⁻¹.
 
-        So the way down and what lies near its end are both learned, at the cost of a few steps. The scores of the
-        labels are 2βx of their neurons: where these are tanh(βx), the logits of being +1. See `ZooModel`.
+        So the way down and what lies near its end are both learned, at the cost of a few steps. See `ZooModel`.
 
         **Raises** ValueError for the epanechnikov energy, as `retrieve` does.
         """
@@ -228,8 +221,11 @@ class DenseHopfield(ZooModel):
         xs = jax.lax.fori_loop(0, tens, lambda _, xs: descend(ham, xs, steps=10).xs, start)
         path = descend(self.ham, xs, steps=3, trajectory=True).trajectory
         path = jax.tree.map(lambda states: states[1:], path)
-        scores = 2 * self._beta_of("label") * path["label"] if self.config.classes else None
-        return jax.vmap(self.decode)(path), scores
+        return jax.vmap(self.decode)(path), self._scores(path)
+
+    def _scores(self, xs: Mapping[str, Float[Array, "..."]]) -> Any:
+        """2βx of the label's neurons: where these are tanh(βx), the logits of being +1. None without them."""
+        return 2 * self._beta_of("label") * xs["label"] if self.config.classes else None
 
     def _check_fixed_steps(self) -> None:
         if self.config.energy == "epanechnikov":

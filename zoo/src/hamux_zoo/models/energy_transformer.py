@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 import hamux
 
-from .._model import Layout, ZooModel, check_fields
+from .._model import Layout, ZooModel, check_fields, check_head
 
 Image = Float[Array, "height width channels"]
 Mask = Bool[Array, " patches"]
@@ -302,8 +302,7 @@ class EnergyTransformer(ZooModel):
         return self.classifier
 
     def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
-        if type(classes) is not int or classes < 1:
-            raise ValueError(f"classes is {classes!r}; a head is for one at least")
+        check_head(classes)
         head = eqx.nn.Linear(self.config.dim, classes, dtype=self.position.dtype, key=key)
         headed = eqx.tree_at(lambda model: model.classifier, self, head, is_leaf=lambda leaf: leaf is None)
         return headed._under(classes=classes)
