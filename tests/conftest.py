@@ -1,4 +1,9 @@
-"""Settings of every test: float64, and no silent promotion of dtypes or ranks."""
+"""Settings of every test: float64, no silent promotion of dtypes or ranks, and programs that compile fast: most run
+only a few times."""
+
+import os
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import hypothesis
 import jax

@@ -47,7 +47,7 @@ print("done", jax.device_count(), jax.process_count())
 
 
 def start(workdir, steps, *processes, devices=1, shard="whole", delay=0.0):
-    flags = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    flags = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
     command = [sys.executable, "-c", SCRIPT, workdir, steps, shard, delay, *processes]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([str(part) for part in command], env=flags, **pipes)

@@ -42,8 +42,8 @@ def evaluate(model: Any, test: Images, train: Images | None = None) -> dict[str,
     if labels is not None:
         if labels.max() >= model.config.classes:
             raise ValueError(f"labels up to {labels.max()}; the model knows {model.config.classes} classes")
-        measured["test_error"] = _error(classify(model, test.images), labels)
-        measured["salt_and_pepper_error"] = _error(classify(model, peppered(test.images)), labels)
+        measured["test_error"] = error(classify(model, test.images), labels)
+        measured["salt_and_pepper_error"] = error(classify(model, peppered(test.images)), labels)
     small = test.images[0].size <= LINEAR_UP_TO
     gaussian = gaussian_of(train.images) if train is not None and small and (retrieves or shares) else None
     if retrieves:
@@ -69,7 +69,7 @@ def label_completion(model: Any, images: np.ndarray, labels: np.ndarray) -> dict
     return {
         f"{name}_{measure}": value
         for name, result in {"label": held, "free": free}.items()
-        for measure, value in {"error": _error(result.scores.argmax(axis=-1), labels), **_relaxation(result)}.items()
+        for measure, value in {"error": error(result.scores.argmax(axis=-1), labels), **_relaxation(result)}.items()
     }
 
 
@@ -178,10 +178,10 @@ def reconstruct(model: Any, images: np.ndarray, masks: np.ndarray) -> np.ndarray
     return np.concatenate([batched(model, images[i : i + BATCH], masks[i : i + BATCH]) for i in starts])
 
 
-def peppered(images: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The images with 30 % of their pixels set to black or white."""
+def peppered(images: np.ndarray, share: float = 0.3, seed: int = 0) -> np.ndarray:
+    """The images with a `share` of their pixels set to black or white."""
     keys = jr.split(jr.key(seed), (2, len(images)))[0]
-    return np.asarray(jax.vmap(salt_and_pepper, (0, 0, None))(keys, jnp.asarray(images), 0.3))
+    return np.asarray(jax.vmap(salt_and_pepper, (0, 0, None))(keys, jnp.asarray(images), share))
 
 
 def corruptions(images: np.ndarray, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
@@ -191,12 +191,13 @@ def corruptions(images: np.ndarray, seed: int = 0) -> dict[str, tuple[np.ndarray
     noisy = jax.vmap(gaussian_noise, (0, 0, None))(keys, jnp.asarray(images), 0.4)
     return {
         "lower half missing": (np.where(known, images, 0.5), known),
-        "30 % salt, pepper": (peppered(images, seed), None),
+        "30 % salt, pepper": (peppered(images, seed=seed), None),
         "Gaussian, σ 0.4": (np.asarray(noisy), None),
     }
 
 
-def _error(found: np.ndarray, labels: np.ndarray) -> float:
+def error(found: np.ndarray, labels: np.ndarray) -> float:
+    """Percent of the images that are taken for another class."""
     return 100 * float(np.mean(found != labels))
 
 

@@ -23,7 +23,8 @@ from ._precision import widened
 
 class Unrolled(eqx.Module):
     """Through every step. In reverse mode √steps of them are kept, and what lies between is computed again: memory
-    grows with √steps, for about one more forward pass (Griewank & Walther, 2000). All of the result has a gradient.
+    grows with √steps, for about one more forward pass (Griewank & Walther, 2000); up to three are all kept. All of the
+    result has a gradient.
     """
 
 
@@ -80,8 +81,8 @@ def frozen(tree: Any) -> Any:
 def segmented_scan(step: Callable, carry: Any, steps: int) -> tuple[Any, Any]:
     """`jax.lax.scan` of `steps` steps, in segments of √steps; reverse mode keeps where they begin, and one of them.
 
-    Up to three steps, whose segments would be of one, are kept and unrolled: 1.3 to 1.4 times faster with convolutions,
-    which XLA runs on one thread in a loop (`tests/benchmarks/convolution.py`).
+    Up to three steps, whose segments would be of one, are all kept, and unrolled: in a loop XLA runs convolutions on
+    one thread and joins no two steps.
     """
     root = math.isqrt(steps)
     if root == 1:

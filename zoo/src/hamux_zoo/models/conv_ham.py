@@ -34,6 +34,11 @@ _LAGRANGIANS: dict[str, Any] = {
     "relu": hamux.lagr_relu,
     "softmax": hamux.lagr_softmax,
 }
+_ADJOINTS: dict[str, Any] = {
+    "unrolled": hamux.Unrolled(),
+    "truncated": hamux.Truncated(2),
+    "implicit": hamux.Implicit(),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +55,11 @@ class ConvHAMConfig:
     - `memory`: the activation of the `memories` hidden neurons that see the last block and the label.
     - `betas`: the inverse temperatures that blocks, memory and label start from; parameters of the model, where their
       Lagrangian has one (relu has none).
-    - `feedback`: γ, by which every block speaks more weakly than the one below, and the memory than the last.
+    - `feedback`: γ, by which every block speaks more weakly than what is below, and the memory than the last.
     - `steps`: sweeps over all layers when classifying and training. `dt`: of every layer's update, at most 1; at 1 it
       goes to its minimum.
-    - `gradient`: how the training differentiates the sweeps, "unrolled" or "implicit", see `hamux.Unrolled` and
-      `hamux.Implicit`.
+    - `gradient`: how the training differentiates the sweeps, "unrolled" through all of them, "truncated" through the
+      last two, or "implicit" at the fixed point, see `hamux.Unrolled`, `hamux.Truncated` and `hamux.Implicit`.
 
     **Raises** ValueError, naming the field, for a value of another type, out of range, or that does not fit the others.
     """
@@ -70,10 +75,10 @@ class ConvHAMConfig:
     memory: Literal["relu", "softmax", "tanh"] = "relu"
     memories: int = 256
     betas: tuple[float, ...] = (1.0, 1.0, 1.0)
-    feedback: float = 0.1
+    feedback: float = 0.05
     steps: int = 2
     dt: float = 1.0
-    gradient: Literal["unrolled", "implicit"] = "unrolled"
+    gradient: Literal["unrolled", "truncated", "implicit"] = "unrolled"
 
     def __post_init__(self):
         check_fields(self)
@@ -129,9 +134,9 @@ class ConvHAM(ZooModel):
     them; the label, to generate. Max pooling (`hamux.PoolSynapse`) is not linear in the layer it pools, and left out.
 
     The same weights lead up and down, and what comes down must not drown what came up. So the activations of block i
-    are γ^(i−1) as strong, those of the memory γ^n, γ = `feedback`; the pooled layers and the label make up for it by a
-    β that is larger by as much: upward all is as without γ, from one block down to another γ as strong. Xie & Seung,
-    "Equivalence of Backpropagation and Contrastive Hebbian Learning in a Layered Network", 2003, for weak feedback.
+    are γ^i as strong, those of the memory γ^(n+1), γ = `feedback`; the pooled layers and the label make up for it by a
+    β that is larger by as much: upward all is as without γ, from a block down to what is below it γ as strong. Weak
+    feedback: Xie & Seung, "Equivalence of Backpropagation and Contrastive Hebbian Learning in a Layered Network", 2003.
 
     One image is floats in [0, 1] `(height, width, channels)`; batches by `jax.vmap`.
 
@@ -161,7 +166,7 @@ class ConvHAM(ZooModel):
         layers = {"image": hamux.Neurons(hamux.lagr_identity, config.shape)}
         synapses: dict[str, Any] = {"mean": hamux.BiasSynapse(next(keys), config.shape)}
         connections: list[tuple[tuple[str, ...], str]] = [(("image",), "mean")]
-        below, size, strength = "image", config.shape, 1.0
+        below, size, strength = "image", config.shape, config.feedback
         for i, channels in enumerate(config.channels, 1):
             conv, pool = f"conv{i}", f"pool{i}"
             pooled = (size[0] // config.pool, size[1] // config.pool, channels)
@@ -308,8 +313,7 @@ class ConvHAM(ZooModel):
         return hamux.GaussSeidel([*reversed(within), *up] if down else up, dt=self.config.dt)
 
     def _swept(self, xs: States, steps: int, clamp: Any, *, down: bool, trajectory: bool = False) -> hamux.Retrieval:
-        adjoint: Any = hamux.Unrolled() if self.config.gradient == "unrolled" else hamux.Implicit()
-        method = self._sweep(down=down)
+        adjoint, method = _ADJOINTS[self.config.gradient], self._sweep(down=down)
         return hamux.descend(
             self.ham, xs, steps=steps, method=method, clamp=clamp, adjoint=adjoint, trajectory=trajectory
         )
