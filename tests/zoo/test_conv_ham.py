@@ -83,9 +83,8 @@ def test_the_energy_falls_on_real_images():
 def test_labels_and_images_complete_each_other_at_the_fixed_points_of_one_ham(model, image, known):
     """The same as `hamux.relax` comes to by its own choice of method, layer by layer in another order."""
     settled = hamux.relax(model.ham, model.encode(image), tol=1e-9, clamp={"image": True}, throw=True)
-    beta = model.ham.neurons["label"].lagrangian.lagrangian.keywords["beta"]
     held = model.retrieve(image, np.ones(SMALL.shape, bool), tol=1e-9)
-    np.testing.assert_allclose(held.scores, beta * settled.xs["label"], rtol=1e-5)
+    np.testing.assert_allclose(held.scores, settled.xs["label"] / SMALL.feedback**3, rtol=1e-5)
     retrieved = model.retrieve(image, known, tol=1e-9, max_steps=5000)
     assert retrieved.converged
     xs = model.encode(retrieved.x) | {name: x for name, x in settled.xs.items() if name != "image"}

@@ -75,7 +75,7 @@ class ConvHAMConfig:
     memory: Literal["relu", "softmax", "tanh"] = "relu"
     memories: int = 256
     betas: tuple[float, ...] = (1.0, 1.0, 1.0)
-    feedback: float = 0.05
+    feedback: float = 0.01
     steps: int = 2
     dt: float = 1.0
     gradient: Literal["unrolled", "truncated", "implicit"] = "unrolled"
@@ -112,13 +112,14 @@ class ConvHAMConfig:
 
 
 class _Scaled(eqx.Module):
-    """s L, whose activation is s times as strong as that of L."""
+    """(s/k) L(kx), whose activation s g(kx) is s times as strong as that of L, at states k times as large."""
 
     lagrangian: Any
-    scale: float = eqx.field(static=True)
+    strength: float = eqx.field(static=True)
+    gain: float = eqx.field(static=True)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        return self.scale * self.lagrangian(x)
+        return self.strength / self.gain * self.lagrangian(self.gain * x)
 
 
 class ConvHAM(ZooModel):
@@ -134,9 +135,9 @@ class ConvHAM(ZooModel):
     them; the label, to generate. Max pooling (`hamux.PoolSynapse`) is not linear in the layer it pools, and left out.
 
     The same weights lead up and down, and what comes down must not drown what came up. So the activations of block i
-    are γ^i as strong, those of the memory γ^(n+1), γ = `feedback`; the pooled layers and the label make up for it by a
-    β that is larger by as much: upward all is as without γ, from a block down to what is below it γ as strong. Weak
-    feedback: Xie & Seung, "Equivalence of Backpropagation and Contrastive Hebbian Learning in a Layered Network", 2003.
+    are γ^i as strong, those of the memory γ^(n+1), γ = `feedback`; the pooled layers and the label make up for it, and
+    take their states as much larger: upward all is as without γ, from a block down to what is below it γ as strong.
+    Xie & Seung, "Equivalence of Backpropagation and Contrastive Hebbian Learning in a Layered Network", 2003.
 
     One image is floats in [0, 1] `(height, width, channels)`; batches by `jax.vmap`.
 
@@ -153,10 +154,10 @@ class ConvHAM(ZooModel):
         keys = iter(jr.split(key, len(config.channels) + 3))
         beta, memory_beta, label_beta = config.betas
 
-        def neurons(activation: str, shape: tuple[int, ...], beta: float, strength: float = 1.0) -> hamux.Neurons:
+        def neurons(activation: str, shape: tuple[int, ...], beta: float, strength=1.0, gain=1.0) -> hamux.Neurons:
             lagrangian = _LAGRANGIANS[activation]
             bound = Partial(lagrangian) if activation == "relu" else Partial(lagrangian, beta=jnp.asarray(beta))
-            return hamux.Neurons(_Scaled(bound, strength), shape)
+            return hamux.Neurons(_Scaled(bound, strength, gain), shape)
 
         def convolution(channels: int, below: tuple[int, ...], side: int | tuple[int, ...], padding: str) -> Any:
             synapse = hamux.ConvSynapse(next(keys), channels, below[-1], side, padding=padding, use_bias=True)
@@ -173,7 +174,7 @@ class ConvHAM(ZooModel):
             synapses[conv] = convolution(channels, size, config.kernel, "SAME")
             synapses[pool] = hamux.PoolSynapse(config.pool)
             layers[conv] = neurons(config.activation, (*size[:2], channels), beta, strength)
-            layers[pool] = neurons(config.activation, pooled, beta / strength)
+            layers[pool] = neurons(config.activation, pooled, beta, gain=1 / strength)
             connections += [((below, conv), conv), ((conv, pool), pool)]
             below, size, strength = pool, pooled, strength * config.feedback
         synapses["parts"] = convolution(config.memories, size, size[:2], "VALID")
@@ -182,7 +183,7 @@ class ConvHAM(ZooModel):
         if config.classes:
             names = hamux.DenseSynapse(next(keys), config.memories, config.classes)
             synapses["names"] = jax.tree.map(lambda w: w / (0.02 * math.sqrt(config.memories)), names)
-            layers["label"] = neurons("softmax", (config.classes,), label_beta / strength)
+            layers["label"] = neurons("softmax", (config.classes,), label_beta, gain=1 / strength)
             connections += [(("memory", "label"), "names")]
         self.config = config
         self.ham = hamux.HAM(layers, synapses, connections)
@@ -200,7 +201,7 @@ class ConvHAM(ZooModel):
         return xs["image"] * self.config.std + self.config.mean
 
     def classify(self, x: Image) -> Float[Array, " classes"]:
-        """βx of the label's neurons, the logits of their softmax, after `steps` sweeps upward with the image held.
+        """The logits of the label's softmax after `steps` sweeps upward with the image held.
 
         **Raises** ValueError for a model without label neurons, and as `encode`.
         """
@@ -291,11 +292,11 @@ class ConvHAM(ZooModel):
         return eqx.tree_at(kept, fresh, kept(self))
 
     def _scores(self, xs: States) -> Any:
-        """βx of the label's neurons, None without them."""
+        """The logits of the label's softmax, None without label neurons."""
         if not self.config.classes:
             return None
         label: Any = self.ham.neurons["label"].lagrangian
-        return label.lagrangian.keywords["beta"] * xs["label"]
+        return label.lagrangian.keywords["beta"] * label.gain * xs["label"]
 
     @property
     def _dtype(self) -> Any:
