@@ -1,7 +1,6 @@
-"""Percent of a whole test set that models take for another class, with 0, 10, 30 and 50 % of the pixels set to black or
-white; the same pixels for all. A ConvHAM of one sweep is a plain CNN of the same parameters.
+"""Percent of a test set that a model, and a plain one, take for another class, with 0, 10, 30 and 50 % of the pixels
+set to black or white; the same pixels for both. A ConvHAM of one sweep is a plain CNN of the same parameters.
 
-    hamux-zoo train conv-ham --set steps=1 … --out runs/plain
     python tests/benchmarks/robustness.py ../shared/data/ylecun/mnist conv-ham-mnist runs/plain/model
 """
 
@@ -12,14 +11,14 @@ from _measure import record
 from hamux_zoo import from_pretrained, load_images
 from hamux_zoo._evaluation import classify, error, peppered
 
-data, *names = sys.argv[1:]
-models = {name: from_pretrained(name) for name in names}
-shape = next(iter(models.values())).config.shape
-test = load_images(data, "test", shape=shape)
+data, name, plain = sys.argv[1:]
+models = {name: from_pretrained(name), "plain": from_pretrained(plain)}
+test = load_images(data, "test", shape=models[name].config.shape)
 figures = {}
 for share in (0.0, 0.1, 0.3, 0.5):
     images = peppered(test.images, share)
-    for name, model in models.items():
-        figures[f"{name}, {100 * share:g} %"] = error(classify(model, images), test.labels)
-        print(f"{name:30} {100 * share:3g} % {figures[f'{name}, {100 * share:g} %']:6.2f} %", flush=True)
-record(f"robustness-{names[0]}", figures)
+    figures[f"{100 * share:g} %"] = {
+        which: error(classify(model, images), test.labels) for which, model in models.items()
+    }
+    print(f"{100 * share:3g} %", ", ".join(f"{which} {x:.2f} %" for which, x in figures[f"{100 * share:g} %"].items()))
+record(f"robustness-{name}", figures)

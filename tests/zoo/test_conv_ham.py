@@ -51,13 +51,14 @@ def test_one_sweep_from_rest_is_a_convolutional_network(image, feedback):
     parts = jax.tree.map(lambda leaf: leaf + 0.1, model.ham.synapses)  # biases that matter
     model = eqx.tree_at(lambda model: model.ham.synapses, model, parts)
     g = (image - 0.5) / 0.5
-    for i, strength in enumerate([feedback, feedback**2], 1):
+    first = 1 / (9 * 4)  # of the block that the image hears: one over the filters' numbers that a pixel is seen by
+    for i, strength in enumerate([first, first * feedback], 1):
         g = strength * np.tanh(convolved(g, parts[f"conv{i}"], "SAME"))
         height, width, channels = g.shape
         g = np.tanh(g.reshape(height // 2, 2, width // 2, 2, channels).mean(axis=(1, 3)) / strength)
     even = np.asarray(parts["names"].W).mean(axis=1)  # of a label at rest, which shows all classes evenly
-    memory = feedback**3 * np.maximum(convolved(g, parts["parts"], "VALID") + even, 0)
-    expected = (memory @ np.asarray(parts["names"].W))[0, 0] / feedback**3
+    memory = first * feedback**2 * np.maximum(convolved(g, parts["parts"], "VALID") + even, 0)
+    expected = (memory @ np.asarray(parts["names"].W))[0, 0] / (first * feedback**2)
     np.testing.assert_allclose(model.classify(image), expected, rtol=1e-10)
 
 
@@ -84,7 +85,7 @@ def test_labels_and_images_complete_each_other_at_the_fixed_points_of_one_ham(mo
     """The same as `hamux.relax` comes to by its own choice of method, layer by layer in another order."""
     settled = hamux.relax(model.ham, model.encode(image), tol=1e-9, clamp={"image": True}, throw=True)
     held = model.retrieve(image, np.ones(SMALL.shape, bool), tol=1e-9)
-    np.testing.assert_allclose(held.scores, settled.xs["label"] / SMALL.feedback**3, rtol=1e-5)
+    np.testing.assert_allclose(held.scores, 9 * 4 * settled.xs["label"] / SMALL.feedback**2, rtol=1e-5)
     retrieved = model.retrieve(image, known, tol=1e-9, max_steps=5000)
     assert retrieved.converged
     xs = model.encode(retrieved.x) | {name: x for name, x in settled.xs.items() if name != "image"}

@@ -83,6 +83,8 @@ def test_labels_are_completed_with_the_image_held_and_from_noise():
     changed = peppered(images) != images
     assert 0.15 < changed.mean() < 0.45
     assert set(peppered(images)[changed]) == {0, 1}
+    colours = np.repeat(images, 3, axis=-1)
+    np.testing.assert_array_equal(peppered(colours), np.repeat(peppered(images), 3, axis=-1))  # whole pixels
     ends = [model.retrieve(image) for image in peppered(images)]
     wrong = [end.scores.argmax() != label for end, label in zip(ends, labels, strict=True)]
     np.testing.assert_allclose(measured["free_error"], 100 * np.mean(wrong))

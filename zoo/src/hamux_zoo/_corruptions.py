@@ -36,10 +36,11 @@ def hide_part(key: PRNGKeyArray, shape: tuple[int, ...]) -> Bool[Array, "height 
 def salt_and_pepper(
     key: PRNGKeyArray, image: Float[Array, "height width channels"], share: float | Array
 ) -> Float[Array, "height width channels"]:
-    """`share` of the pixels set to 0 or to 1, with equal chance."""
+    """`share` of the pixels set to black or white, with equal chance."""
     key_where, key_what = jr.split(key)
-    hit = jr.uniform(key_where, image.shape) < share
-    return jnp.where(hit, jr.bernoulli(key_what, 0.5, image.shape).astype(image.dtype), image)
+    one = (*image.shape[:-1], 1)
+    hit = jr.uniform(key_where, one) < share
+    return jnp.where(hit, jr.bernoulli(key_what, 0.5, one).astype(image.dtype), image)
 
 
 def gaussian_noise(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import math
 import types
 import typing
 from abc import abstractmethod
@@ -25,8 +26,8 @@ FORMAT_VERSION = 1
 
 
 class RetrievedPattern(eqx.Module):
-    """What a retrieval came to: `x`, the pattern at its end, and `scores`, its classes' logits there, None without
-    label neurons; the rest as in `hamux.Retrieval`.
+    """What a retrieval came to: `x`, the pattern at its end, and `scores`, its classes' logits there (of a softmax, or
+    each of being +1, as the label's neurons are), None without label neurons; the rest as in `hamux.Retrieval`.
 
     `trajectory` holds the pattern at the start and after every step, when asked for.
     """
@@ -229,6 +230,21 @@ def check_fields(config: Any) -> None:
             object.__setattr__(config, name, tuple(value))
         if not _is_a(getattr(config, name), hint):
             raise ValueError(f"{name} is {getattr(config, name)!r}, expected {hint}")
+
+
+def check_normalisation(config: Any) -> None:
+    """**Raises** ValueError for a config whose `mean` and `std` are not one number, or one a channel, std above 0."""
+    for name in ("mean", "std"):
+        values = getattr(config, name)
+        if len(values) not in (1, config.shape[2]) or not all(map(math.isfinite, values)):
+            raise ValueError(f"{name} is {values}; expected one number, or {config.shape[2]}, one a channel")
+    if not min(config.std) > 0:
+        raise ValueError(f"std is {config.std}; expected numbers greater than 0")
+
+
+def per_channel(values: tuple[float, ...], image: Array) -> Float[Array, "1 1 channels"]:
+    """A `mean` or `std`, of as many axes, channels and of the dtype as `image`."""
+    return jnp.broadcast_to(jnp.asarray(values, image.dtype), (1, 1, image.shape[-1]))
 
 
 def check_pattern(x: Any, shape: tuple[int, ...]) -> None:

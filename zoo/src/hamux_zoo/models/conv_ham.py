@@ -1,7 +1,9 @@
 """Convolutional hierarchical associative memory: an image and its label at the two ends of one energy."""
 
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
@@ -9,7 +11,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 import hamux
@@ -20,8 +21,10 @@ from .._model import (
     check_fields,
     check_head,
     check_mask,
+    check_normalisation,
     check_pattern,
     only_known,
+    per_channel,
     retrieved,
 )
 
@@ -45,8 +48,8 @@ _ADJOINTS: dict[str, Any] = {
 class ConvHAMConfig:
     """What a convolutional HAM is made of.
 
-    - `shape`: of an image, (height, width, channels); `mean`, `std`: of its pixels in [0, 1], by which the neurons of
-      the image show them as v = (p − mean) / std.
+    - `shape`: of an image, (height, width, channels); `mean`, `std`: of its pixels in [0, 1], one a channel or one for
+      all, by which the neurons of the image show them as v = (p − mean) / std.
     - `classes`: the number of label neurons, 0 for none.
     - `channels`: of each block, one convolution and one pooled layer. `kernel`: the side of a convolution's filters;
       `pool`: of the windows whose average is pooled, which part the image into whole windows at every block.
@@ -55,7 +58,7 @@ class ConvHAMConfig:
     - `memory`: the activation of the `memories` hidden neurons that see the last block and the label.
     - `betas`: the inverse temperatures that blocks, memory and label start from; parameters of the model, where their
       Lagrangian has one (relu has none).
-    - `feedback`: γ, by which every block speaks more weakly than what is below, and the memory than the last.
+    - `feedback`: γ, by which every block speaks more weakly than the one below, and the memory than the last.
     - `steps`: sweeps over all layers when classifying and training. `dt`: of every layer's update, at most 1; at 1 it
       goes to its minimum.
     - `gradient`: how the training differentiates the sweeps, "unrolled" through all of them, "truncated" through the
@@ -65,8 +68,8 @@ class ConvHAMConfig:
     """
 
     shape: tuple[int, ...] = (28, 28, 1)
-    mean: float = 0.5
-    std: float = 0.5
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
     classes: int = 10
     channels: tuple[int, ...] = (16, 32)
     kernel: int = 5
@@ -101,8 +104,7 @@ class ConvHAMConfig:
                 f"{self.shape[0]} × {self.shape[1]} into whole windows; multiples of {part} fit, such as "
                 f"{fitting[0]} × {fitting[1]}"
             )
-        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
-            raise ValueError(f"mean is {self.mean}, std is {self.std}; finite numbers are expected, std above 0")
+        check_normalisation(self)
         if len(self.betas) != 3 or not all(math.isfinite(beta) and beta > 0 for beta in self.betas):
             raise ValueError(f"betas is {self.betas}; expected three numbers above 0, of blocks, memory and label")
         if not 0 < self.feedback <= 1:
@@ -114,12 +116,22 @@ class ConvHAMConfig:
 class _Scaled(eqx.Module):
     """(s/k) L(kx), whose activation s g(kx) is s times as strong as that of L, at states k times as large."""
 
-    lagrangian: Any
+    lagrangian: Any = eqx.field(static=True)
     strength: float = eqx.field(static=True)
     gain: float = eqx.field(static=True)
+    beta: Float[Array, ""] | None  # the inverse temperature of L, where it has one
+
+    @property
+    def elementwise(self) -> bool | None:
+        return getattr(self.lagrangian, "elementwise", None)
+
+    @property
+    def tokenwise(self) -> bool | None:
+        return getattr(self.lagrangian, "tokenwise", None)
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        return self.strength / self.gain * self.lagrangian(self.gain * x)
+        options = {} if self.beta is None else {"beta": self.beta}
+        return self.strength / self.gain * self.lagrangian(self.gain * x, **options)
 
 
 class ConvHAM(ZooModel):
@@ -130,14 +142,16 @@ class ConvHAM(ZooModel):
 
     "image" (identity), "conv1", "pool1", … (`activation`), "memory" (`memory`), "label" (softmax). E is linear in the
     g of every layer while the others are held, so that `hamux.GaussSeidel`, which takes one layer after another to its
-    minimum, never raises it. A sweep upward from states at rest is the pass of a convolutional network, in the sweeps
-    after it every layer hears the one above. What is known is held: the image, to classify; some pixels, to complete
-    them; the label, to generate. Max pooling (`hamux.PoolSynapse`) is not linear in the layer it pools, and left out.
+    minimum, never raises it. A sweep upward from states at rest is, at dt = 1, the pass of a convolutional network, to
+    which softmax layers at rest add constants; in the sweeps after it every layer hears the one above. What is known is
+    held: the image, to classify; some pixels, to complete them; the label, to generate. Max pooling
+    (`hamux.PoolSynapse`) is not linear in the layer it pools, and left out.
 
-    The same weights lead up and down, and what comes down must not drown what came up. So the activations of block i
-    are γ^i as strong, those of the memory γ^(n+1), γ = `feedback`; the pooled layers and the label make up for it, and
-    take their states as much larger: upward all is as without γ, from a block down to what is below it γ as strong.
-    Xie & Seung, "Equivalence of Backpropagation and Contrastive Hebbian Learning in a Layered Network", 2003.
+    The same weights lead up and down, and what comes down must not drown what came up. So the activations of the first
+    block are only as strong that the image hears the mean of all its windows, those of every further block, and of the
+    memory, γ = `feedback` as strong as of the one before. The pooled layers and the label make up for it, and take
+    their states as much larger: upward all is as without. Weak feedback: Xie & Seung, "Equivalence of Backpropagation
+    and Contrastive Hebbian Learning in a Layered Network", 2003.
 
     One image is floats in [0, 1] `(height, width, channels)`; batches by `jax.vmap`.
 
@@ -155,9 +169,8 @@ class ConvHAM(ZooModel):
         beta, memory_beta, label_beta = config.betas
 
         def neurons(activation: str, shape: tuple[int, ...], beta: float, strength=1.0, gain=1.0) -> hamux.Neurons:
-            lagrangian = _LAGRANGIANS[activation]
-            bound = Partial(lagrangian) if activation == "relu" else Partial(lagrangian, beta=jnp.asarray(beta))
-            return hamux.Neurons(_Scaled(bound, strength, gain), shape)
+            inverse_temperature = None if activation == "relu" else jnp.asarray(float(beta))
+            return hamux.Neurons(_Scaled(_LAGRANGIANS[activation], strength, gain, inverse_temperature), shape)
 
         def convolution(channels: int, below: tuple[int, ...], side: int | tuple[int, ...], padding: str) -> Any:
             synapse = hamux.ConvSynapse(next(keys), channels, below[-1], side, padding=padding, use_bias=True)
@@ -167,7 +180,7 @@ class ConvHAM(ZooModel):
         layers = {"image": hamux.Neurons(hamux.lagr_identity, config.shape)}
         synapses: dict[str, Any] = {"mean": hamux.BiasSynapse(next(keys), config.shape)}
         connections: list[tuple[tuple[str, ...], str]] = [(("image",), "mean")]
-        below, size, strength = "image", config.shape, config.feedback
+        below, size, strength = "image", config.shape, 1 / (config.kernel**2 * config.channels[0])
         for i, channels in enumerate(config.channels, 1):
             conv, pool = f"conv{i}", f"pool{i}"
             pooled = (size[0] // config.pool, size[1] // config.pool, channels)
@@ -198,7 +211,8 @@ class ConvHAM(ZooModel):
 
     def decode(self, xs: Mapping[str, Float[Array, "..."]]) -> Image:
         """The image that its neurons show, in [0, 1] but for over- and undershoots."""
-        return xs["image"] * self.config.std + self.config.mean
+        v = xs["image"]
+        return v * per_channel(self.config.std, v) + per_channel(self.config.mean, v)
 
     def classify(self, x: Image) -> Float[Array, " classes"]:
         """The logits of the label's softmax after `steps` sweeps upward with the image held.
@@ -242,27 +256,20 @@ class ConvHAM(ZooModel):
         **Raises** ValueError for a class that there is not, and for a model without label neurons.
         """
         self.head()
-        if not isinstance(label, jax.core.Tracer) and not 0 <= int(label) < self.config.classes:
+        if not isinstance(label, jax.core.Tracer) and not 0 <= operator.index(label) < self.config.classes:
             raise ValueError(f"label is {label}; the model knows classes 0 to {self.config.classes - 1}")
         sure = 20 * jax.nn.one_hot(label, self.config.classes, dtype=self._dtype)
         return self._called_up(self._at_rest(key) | {"label": sure}, "label", tol, max_steps)
 
     def memories(self, *, tol: float = 1e-4, max_steps: int = 200) -> Float[Array, "memories height width channels"]:
         """Each memory as the image that it calls up: all other layers at rest descend while it alone is active."""
-        active = jnp.eye(self.config.memories, dtype=self._dtype)[:, None, None]
-
-        def called_up(state):
-            return self._called_up(self._at_rest() | {"memory": state}, "memory", tol, max_steps)
-
-        return jax.lax.map(called_up, active, batch_size=64)
+        return _memories(self, tol, max_steps)
 
     def energy_tree(self, x: Image, mask: Mask | None = None) -> PyTree[Float[Array, " steps_plus_1"]]:
-        """The energy in its parts, as `hamux.HAM.energy_tree`, at the start and after each of `steps` sweeps of a
-        retrieval in which the pixels of `mask` are held, all of them for None. **Raises** as `retrieve`."""
+        """The energy in its parts, as `hamux.HAM.energy_tree`, at the start and after each of the first `steps` sweeps
+        of `retrieve`. **Raises** ValueError when `x` or `mask` do not fit."""
         start, clamp = self._given(x, mask)
-        path: Any = self._swept(
-            start, self.config.steps, clamp or {"image": True}, down=True, trajectory=True
-        ).trajectory
+        path: Any = self._swept(start, self.config.steps, clamp, down=True, trajectory=True).trajectory
         return _energy_trees(self.ham, path)
 
     def rehearse(
@@ -283,7 +290,9 @@ class ConvHAM(ZooModel):
     def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
         """The same layers from the image to the memory, with new label neurons, so many, and random weights to them."""
         check_head(classes)
+        self._check_ham()
         fresh = type(self)(dataclasses.replace(self.config, classes=classes), key=key)
+        fresh = jax.tree.map(lambda leaf: leaf.astype(self._dtype), fresh)
 
         def kept(model: ConvHAM) -> list[Any]:
             layers = [model.ham.neurons[name] for name in model.ham.neurons if name != "label"]
@@ -296,7 +305,7 @@ class ConvHAM(ZooModel):
         if not self.config.classes:
             return None
         label: Any = self.ham.neurons["label"].lagrangian
-        return label.lagrangian.keywords["beta"] * label.gain * xs["label"]
+        return label.gain * (label.beta * xs["label"]).astype(jnp.promote_types(self._dtype, jnp.float32))
 
     @property
     def _dtype(self) -> Any:
@@ -333,16 +342,27 @@ class ConvHAM(ZooModel):
         return self.decode(end.xs)
 
 
-# Three programs; operation by operation a first image would take seconds longer.
+# Four programs; operation by operation a first image would take seconds longer.
 @jax.jit
 def _encode(model: ConvHAM, x: Image) -> States:
-    return model._at_rest() | {"image": ((x - model.config.mean) / model.config.std).astype(model._dtype)}
+    v = (x - per_channel(model.config.mean, x)) / per_channel(model.config.std, x)
+    return model._at_rest() | {"image": v.astype(model._dtype)}
 
 
 @jax.jit
 def _seen(model: ConvHAM, xs: States) -> States:
     """The states after one sweep upward from the image, which is held."""
     return hamux.descend(model.ham, xs, steps=1, method=model._sweep(down=False), clamp={"image": True}).xs
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _memories(model: ConvHAM, tol: float, max_steps: int) -> Float[Array, "memories height width channels"]:
+    active = jnp.eye(model.config.memories, dtype=model._dtype)[:, None, None]
+
+    def called_up(state):
+        return model._called_up(model._at_rest() | {"memory": state}, "memory", tol, max_steps)
+
+    return jax.lax.map(called_up, active, batch_size=64)
 
 
 @jax.jit

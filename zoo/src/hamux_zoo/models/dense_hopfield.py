@@ -97,7 +97,7 @@ class DenseHopfield(ZooModel):
     def __init__(self, config: DenseHopfieldConfig, *, key: PRNGKeyArray):
         layers = {"pixels": config.pixels} | ({"label": config.classes} if config.classes else {})
         dims, size = tuple(layers.values()), sum(layers.values())
-        beta = _BETA[config.energy](config) if config.beta is None else config.beta
+        beta = float(_BETA[config.energy](config) if config.beta is None else config.beta)
         synapse: Any
         if config.energy in ("polynomial", "exponential"):
             separation = _Polynomial if config.energy == "polynomial" else _Exponential

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 import hamux
 
-from .._model import Layout, ZooModel, check_fields, check_head
+from .._model import Layout, ZooModel, check_fields, check_head, check_normalisation, per_channel
 
 Image = Float[Array, "height width channels"]
 Mask = Bool[Array, " patches"]
@@ -68,12 +68,7 @@ class EnergyTransformerConfig:
                 f"patches of {self.patch} × {self.patch} do not fill images of shape {self.shape}; (height, width, "
                 f"channels) are expected, height and width multiples of {self.patch}"
             )
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if len(values) not in (1, self.shape[2]) or not all(map(math.isfinite, values)):
-                raise ValueError(f"{name} is {values}; expected one number, or {self.shape[2]}, one a channel")
-        if not min(self.std) > 0:
-            raise ValueError(f"std is {self.std}; expected numbers greater than 0")
+        check_normalisation(self)
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha is {self.alpha}; it is finite and greater than 0")
         if self.classes < 0:
@@ -279,7 +274,7 @@ class EnergyTransformer(ZooModel):
         the decoder and the mean add: differences of pixels in [0, 1] (`plots.memories` draws them)."""
         patches = self._memory.xi[0] @ self.decoder.weight.T
         patches = rearrange(patches, "m (h w c) -> m h w c", h=self.config.patch, w=self.config.patch)
-        return patches * self._per_channel("std", patches)[None]
+        return patches * per_channel(self.config.std, patches)[None]
 
     def pixels(self, mask: Mask) -> Bool[Array, "height width channels"]:
         """The mask of patches as one of pixels, True where hidden. **Raises** ValueError where it does not fit."""
@@ -366,10 +361,6 @@ class EnergyTransformer(ZooModel):
         row, side = self.config.grid[0], self.config.patch
         return rearrange(patches, "(row column) (h w c) -> (row h) (column w) c", row=row, h=side, w=side)
 
-    def _per_channel(self, name: Literal["mean", "std"], image: Image) -> Float[Array, "1 1 channels"]:
-        values = jnp.asarray(getattr(self.config, name), image.dtype)
-        return jnp.broadcast_to(values, (1, 1, self.config.shape[2]))
-
 
 def _as_array(value: Any) -> Array | np.ndarray:
     """Lists, pictures and the like as arrays."""
@@ -379,7 +370,7 @@ def _as_array(value: Any) -> Array | np.ndarray:
 # Four programs; operation by operation, with a loop that is compiled for each call, a first image would take seconds.
 @jax.jit
 def _encode(model: EnergyTransformer, image: Image, hidden: Mask) -> Tokens:
-    normal = (image - model._per_channel("mean", image)) / model._per_channel("std", image)
+    normal = (image - per_channel(model.config.mean, image)) / per_channel(model.config.std, image)
     # What is hidden takes no part in a gradient either, be it NaN.
     patches = jnp.where(hidden[:, None], 0, model._to_patches(normal))
     tokens = jnp.where(hidden[:, None], model.mask_token[None], jax.vmap(model.encoder)(patches))
@@ -416,7 +407,7 @@ def _energies(
 def _decode(model: EnergyTransformer, xs: dict[str, Tokens]) -> Image:
     g = model.ham.activations(xs)["tokens"]
     image = model._to_image(jax.vmap(model.decoder)(g[1:]))
-    return image * model._per_channel("std", image) + model._per_channel("mean", image)
+    return image * per_channel(model.config.std, image) + per_channel(model.config.mean, image)
 
 
 def _smooth_positions(key: PRNGKeyArray, config: EnergyTransformerConfig) -> Float[Array, "1+patches dim"]:

@@ -17,11 +17,11 @@ from ._method import Method, Point, Problem, Step
 class GaussSeidel(Method):
     """x_l ← x_l − (dt/leak_l) ∂E/∂g_l for one layer l after another, at the newest g's of the others.
 
-    With S, the energy of the synapses, linear in g_l (dense, convolution and bias synapses between different layers)
-    dt = 1 is x_l ← −(1/leak_l) ∂S/∂g_l, the minimum of E over that layer, the others held: Gauss–Seidel, or block
-    coordinate descent, whose every block has a closed form. It falls by leak · D(g, g⁺), see `hamux.certify`, whatever
-    τ; a smaller dt goes part of the way and down, too. A step is a sweep over all layers. With one hidden layer it is
-    the alternating update of a bidirectional memory (Kosko, 1988).
+    With S, the energy of the synapses, linear in g_l (dense, convolution, average pooling and bias synapses between
+    different layers) dt = 1 is x_l ← −(1/leak_l) ∂S/∂g_l, the minimum of E over that layer, the others held:
+    Gauss–Seidel, or block coordinate descent, whose every block has a closed form. It falls by leak · D(g, g⁺), see
+    `hamux.certify`, whatever τ; a smaller dt goes part of the way and down, too. A step is a sweep over all layers.
+    With one hidden layer it is the alternating update of a bidirectional memory (Kosko, 1988).
 
     - `order`: the layers, in the order of a sweep, each at least once: up and down again a hierarchy, say. By name
       when left out.
@@ -50,7 +50,8 @@ class GaussSeidel(Method):
 
     def certify(self, ham: HAM, setting: Setting) -> Certificate:
         obstacles = blocks(ham, setting)
-        reasons = obstacles or ["every layer is taken to its own minimum, the others held"]
+        way = "to" if self.dt == 1 else "part of the way to"
+        reasons = obstacles or [f"every layer is taken {way} its own minimum, the others held"]
         return Certificate(not obstacles, None, tuple(reasons))
 
     def check(self, ham: HAM, setting: Setting) -> None:
