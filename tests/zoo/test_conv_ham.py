@@ -5,6 +5,7 @@ from functools import partial
 
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -51,7 +52,7 @@ def test_one_sweep_from_rest_is_a_convolutional_network(image, feedback):
     parts = jax.tree.map(lambda leaf: leaf + 0.1, model.ham.synapses)  # biases that matter
     model = eqx.tree_at(lambda model: model.ham.synapses, model, parts)
     g = (image - 0.5) / 0.5
-    first = 1 / (9 * 4)  # of the block that the image hears: one over the filters' numbers that a pixel is seen by
+    first = 1 / (9 * 2)  # kernel² √channels
     for i, strength in enumerate([first, first * feedback], 1):
         g = strength * np.tanh(convolved(g, parts[f"conv{i}"], "SAME"))
         height, width, channels = g.shape
@@ -85,7 +86,7 @@ def test_labels_and_images_complete_each_other_at_the_fixed_points_of_one_ham(mo
     """The same as `hamux.relax` comes to by its own choice of method, layer by layer in another order."""
     settled = hamux.relax(model.ham, model.encode(image), tol=1e-9, clamp={"image": True}, throw=True)
     held = model.retrieve(image, np.ones(SMALL.shape, bool), tol=1e-9)
-    np.testing.assert_allclose(held.scores, 9 * 4 * settled.xs["label"] / SMALL.feedback**2, rtol=1e-5)
+    np.testing.assert_allclose(held.scores, 9 * 2 * settled.xs["label"] / SMALL.feedback**2, rtol=1e-5)
     retrieved = model.retrieve(image, known, tol=1e-9, max_steps=5000)
     assert retrieved.converged
     xs = model.encode(retrieved.x) | {name: x for name, x in settled.xs.items() if name != "image"}
@@ -130,18 +131,18 @@ def test_the_energy_in_its_parts(model, image, known):
     np.testing.assert_allclose(total, model.retrieve(image, known, max_steps=SMALL.steps).energies, rtol=1e-10)
 
 
-def test_both_gradients_are_that_of_the_fixed_point(model, image):
+def test_gradients_are_those_of_the_fixed_point(model, image):
     def loss(model):
         scores = model.classify(image)
         return jax.nn.logsumexp(scores) - scores[1]
 
-    unrolled, implicit = (
-        jax.grad(loss)(model.with_config(steps=240, gradient=name)) for name in ("unrolled", "implicit")
+    unrolled, implicit, truncated = (
+        jax.flatten_util.ravel_pytree(jax.grad(loss)(model.with_config(steps=240, gradient=name)).ham)[0]
+        for name in ("unrolled", "implicit", "truncated")
     )
-    for found, expected in zip(
-        jax.tree.leaves(implicit.ham.synapses), jax.tree.leaves(unrolled.ham.synapses), strict=True
-    ):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(implicit, unrolled, rtol=1e-4, atol=1e-6)
+    missed = jnp.linalg.norm(truncated - unrolled) / jnp.linalg.norm(unrolled)  # what comes through earlier sweeps
+    assert 0 < missed < 0.1
 
 
 def test_a_batch_is_its_examples(model):
@@ -204,6 +205,10 @@ def test_a_config_that_makes_no_sense_is_refused(fields, message):
         make(**fields)
 
 
+def test_whole_numbers_are_inverse_temperatures_as_well():
+    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(make(betas=(2, 1, 1))))
+
+
 def test_inputs_that_do_not_fit_are_refused(model, image, known):
     for use, message in [
         (lambda: model.classify(image[..., :1]), r"a pattern of shape \(8, 12, 1\).*\(8, 12, 2\)"),
@@ -216,6 +221,8 @@ def test_inputs_that_do_not_fit_are_refused(model, image, known):
     ]:
         with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
             use()
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        model.generate(1.7, KEY)
 
 
 @pytest.mark.slow

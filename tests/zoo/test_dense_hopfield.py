@@ -19,6 +19,10 @@ def stored(energy, count=5, labels=None, degree=6.0, **options):
     return DenseHopfield(config, key=jr.key(0)).store(patterns, labels), patterns
 
 
+def test_whole_numbers_are_inverse_temperatures_as_well():
+    assert DenseHopfield(DenseHopfieldConfig(shape=SHAPE, energy="polynomial", beta=2), key=jr.key(0)).beta == 2
+
+
 def papers_energy(energy, xi, v, degree, beta):
     overlaps, distances = xi @ v / v.size, ((xi - v) ** 2).sum(-1)
     own = np.sum(v * np.arctanh(v) + 0.5 * np.log(1 - v**2)) / beta  # x v − L(x) at v = tanh(βx)

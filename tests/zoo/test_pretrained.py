@@ -10,27 +10,15 @@ import numpy as np
 import pytest
 import typer
 
-from hamux_zoo import ConvHAM, DenseHopfield, EnergyTransformer, from_pretrained, list_pretrained, load_samples
-from hamux_zoo._corruptions import all_but_a_quarter
-from hamux_zoo._evaluation import (
-    classify,
-    corruptions,
-    error,
-    evaluate,
-    fixed_masks,
-    hidden_mse,
-    mean_colour,
-    reconstruct,
-    retrieve,
-)
+from hamux_zoo import DenseHopfield, EnergyTransformer, from_pretrained, list_pretrained, load_samples
+from hamux_zoo._evaluation import classify, corruptions, error, evaluate, fixed_masks, reconstruct, retrieve
 from hamux_zoo._hub import read_card
 from hamux_zoo.cli import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 HOPFIELD = {"dense-hopfield-mnist": "mnist", "dense-hopfield-fashion-mnist": "fashion-mnist"}
 TRANSFORMERS = {"et-small-cifar10": "cifar10", "et-small-cifar10-classify": "cifar10", "et-small-mnist": "mnist"}
-CONVOLUTIONAL = {"conv-ham-cifar10": "cifar10", "conv-ham-fashion-mnist": "fashion-mnist", "conv-ham-mnist": "mnist"}
-BUNDLED = HOPFIELD | TRANSFORMERS | CONVOLUTIONAL
+BUNDLED = HOPFIELD | TRANSFORMERS
 
 
 @pytest.fixture(scope="module", params=sorted(HOPFIELD))
@@ -42,12 +30,6 @@ def memory(request):
 def transformer(request):
     with jax.enable_x64(False):
         yield request.param, from_pretrained(request.param), load_samples(TRANSFORMERS[request.param]).part(slice(100))
-
-
-@pytest.fixture(scope="module", params=sorted(CONVOLUTIONAL))
-def convolutional(request):
-    with jax.enable_x64(False):
-        yield request.param, from_pretrained(request.param), load_samples(CONVOLUTIONAL[request.param])
 
 
 def score(name, metric):
@@ -130,24 +112,6 @@ def test_a_transformers_energy_never_rises(transformer):
     masks = fixed_masks(model.config.patches, model.config.masked[0], len(images))
     energies = jax.jit(jax.vmap(lambda image, mask: model.energy(image, mask)["total"]))(images, masks)
     assert np.all(np.diff(energies) < 0)
-
-
-def test_a_convolutional_ham_does_what_its_card_says_and_its_energy_never_rises(convolutional):
-    name, model, (images, labels) = convolutional
-    assert isinstance(model, ConvHAM)
-    assert_errs_no_more_than_its_card_says(name, error(classify(model, images), labels), images)
-    some, known = images[:50], all_but_a_quarter(model.config.shape)
-    completed = retrieve(model, some, known)
-    hidden = np.broadcast_to(~known, some.shape)
-    of_completion, of_mean_colour = (
-        hidden_mse(guess, some, hidden) for guess in (completed.x, mean_colour(some, hidden))
-    )
-    assert of_completion < 1.3 * score(name, "quarter")
-    assert of_completion < of_mean_colour
-    assert error(completed.scores.argmax(axis=-1), labels[:50]) < 2 * score(name, "test error") + 20
-    np.testing.assert_array_equal(completed.x[:, known], some[:, known])
-    assert np.all(np.diff(completed.energies) <= 1e-5 * np.abs(completed.energies).max(axis=1, keepdims=True))
-    assert np.all(completed.energies[:, -1] < completed.energies[:, 0])
 
 
 def test_the_readmes_table_is_the_cards():

@@ -58,9 +58,9 @@ class ZooModel(eqx.Module):
     `known` is True, or for None noisy everywhere. All examples of a batch get the same `key`.
 
     The evaluation and the demo take what there is of `classify`; `retrieve(x, known)`, to a fixed point, with a
-    `RetrievedPattern` as its result; and for masks of patches `reconstruct(image, mask)`,
-    `reconstructions(image, mask)` at the start and after each step, `energy(image, mask)["total"]`, `pixels(mask)`, and
-    in the config `patches`, their number, and `masked`, the shares to measure with.
+    `RetrievedPattern` as its result; and of a model that has `reconstructions(image, mask)`, at the start and after
+    each step, for masks of patches `reconstruct(image, mask)`, `energy(image, mask)["total"]`, `pixels(mask)`, and in
+    the config `patches`, their number, and `masked`, the shares to measure with.
     """
 
     model_type: ClassVar[str]

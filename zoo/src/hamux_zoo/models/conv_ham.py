@@ -148,10 +148,10 @@ class ConvHAM(ZooModel):
     (`hamux.PoolSynapse`) is not linear in the layer it pools, and left out.
 
     The same weights lead up and down, and what comes down must not drown what came up. So the activations of the first
-    block are only as strong that the image hears the mean of all its windows, those of every further block, and of the
-    memory, γ = `feedback` as strong as of the one before. The pooled layers and the label make up for it, and take
-    their states as much larger: upward all is as without. Weak feedback: Xie & Seung, "Equivalence of Backpropagation
-    and Contrastive Hebbian Learning in a Layered Network", 2003.
+    block are 1/(kernel² √channels) as strong, that what its windows say of a pixel adds up to around 1; those of every
+    further block, and of the memory, γ = `feedback` as strong as of the one before. The pooled layers and the label
+    make up for it, and take their states as much larger: upward all is as without. Weak feedback: Xie & Seung,
+    "Equivalence of Backpropagation and Contrastive Hebbian Learning in a Layered Network", 2003.
 
     One image is floats in [0, 1] `(height, width, channels)`; batches by `jax.vmap`.
 
@@ -180,7 +180,7 @@ class ConvHAM(ZooModel):
         layers = {"image": hamux.Neurons(hamux.lagr_identity, config.shape)}
         synapses: dict[str, Any] = {"mean": hamux.BiasSynapse(next(keys), config.shape)}
         connections: list[tuple[tuple[str, ...], str]] = [(("image",), "mean")]
-        below, size, strength = "image", config.shape, 1 / (config.kernel**2 * config.channels[0])
+        below, size, strength = "image", config.shape, 1 / (config.kernel**2 * math.sqrt(config.channels[0]))
         for i, channels in enumerate(config.channels, 1):
             conv, pool = f"conv{i}", f"pool{i}"
             pooled = (size[0] // config.pool, size[1] // config.pool, channels)
@@ -253,7 +253,9 @@ class ConvHAM(ZooModel):
     ) -> Image:
         """The image to which random states, drawn by `key`, descend while the label is held.
 
-        **Raises** ValueError for a class that there is not, and for a model without label neurons.
+        Between label and image lie all blocks, and each hears the one above as weakly as `feedback` says: where that is
+        small, the label decides little. **Raises** ValueError for a class that there is not, and for a model without
+        label neurons; TypeError for a label that is no whole number.
         """
         self.head()
         if not isinstance(label, jax.core.Tracer) and not 0 <= operator.index(label) < self.config.classes:
