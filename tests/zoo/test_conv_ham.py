@@ -73,11 +73,11 @@ def test_no_sweep_raises_the_energy(image, known, activation, memory, dt):
 
 
 def test_the_energy_falls_on_real_images():
-    digits = load_samples("mnist").images[:4].astype(float)
+    digits = load_samples("mnist").images[:2].astype(float)
     model = ConvHAM(ConvHAMConfig(channels=(4, 6), memories=8), key=KEY)
     known = np.ones(model.config.shape, bool)
     known[:, :14] = False
-    energies = jax.vmap(partial(model.retrieve, mask=known, max_steps=20))(digits).energies
+    energies = jax.vmap(partial(model.retrieve, mask=known, max_steps=10))(digits).energies
     assert np.all(np.diff(energies) <= 1e-12 * np.abs(energies).max())
     assert np.all(energies[:, -1] < energies[:, 0])
 
@@ -131,18 +131,18 @@ def test_the_energy_in_its_parts(model, image, known):
     np.testing.assert_allclose(total, model.retrieve(image, known, max_steps=SMALL.steps).energies, rtol=1e-10)
 
 
-def test_gradients_are_those_of_the_fixed_point(model, image):
+def test_both_gradients_are_that_of_the_fixed_point(image):
+    model = make(channels=(4,))
+
     def loss(model):
         scores = model.classify(image)
         return jax.nn.logsumexp(scores) - scores[1]
 
-    unrolled, implicit, truncated = (
+    unrolled, implicit = (
         jax.flatten_util.ravel_pytree(jax.grad(loss)(model.with_config(steps=240, gradient=name)).ham)[0]
-        for name in ("unrolled", "implicit", "truncated")
+        for name in ("unrolled", "implicit")
     )
     np.testing.assert_allclose(implicit, unrolled, rtol=1e-4, atol=1e-6)
-    missed = jnp.linalg.norm(truncated - unrolled) / jnp.linalg.norm(unrolled)  # what comes through earlier sweeps
-    assert 0 < missed < 0.1
 
 
 def test_a_batch_is_its_examples(model):

@@ -89,7 +89,8 @@ def assert_same_run(folder, one):
         np.testing.assert_allclose(trained[name], weights[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shard", ["whole", pytest.param("shard", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["whole", "shard"])
 def test_eight_devices_give_what_one_gives(tmp_path, one, shard):
     assert finish(start(tmp_path / "run", 10, devices=8, shard=shard)).endswith("done 8 1\n")
     assert_same_run(tmp_path / "run", one)

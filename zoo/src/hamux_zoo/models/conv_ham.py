@@ -37,11 +37,7 @@ _LAGRANGIANS: dict[str, Any] = {
     "relu": hamux.lagr_relu,
     "softmax": hamux.lagr_softmax,
 }
-_ADJOINTS: dict[str, Any] = {
-    "unrolled": hamux.Unrolled(),
-    "truncated": hamux.Truncated(2),
-    "implicit": hamux.Implicit(),
-}
+_ADJOINTS: dict[str, Any] = {"unrolled": hamux.Unrolled(), "implicit": hamux.Implicit()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +57,8 @@ class ConvHAMConfig:
     - `feedback`: γ, by which every block speaks more weakly than the one below, and the memory than the last.
     - `steps`: sweeps over all layers when classifying and training. `dt`: of every layer's update, at most 1; at 1 it
       goes to its minimum.
-    - `gradient`: how the training differentiates the sweeps, "unrolled" through all of them, "truncated" through the
-      last two, or "implicit" at the fixed point, see `hamux.Unrolled`, `hamux.Truncated` and `hamux.Implicit`.
+    - `gradient`: how the training differentiates the sweeps, "unrolled" or "implicit", see `hamux.Unrolled` and
+      `hamux.Implicit`.
 
     **Raises** ValueError, naming the field, for a value of another type, out of range, or that does not fit the others.
     """
@@ -81,7 +77,7 @@ class ConvHAMConfig:
     feedback: float = 0.01
     steps: int = 2
     dt: float = 1.0
-    gradient: Literal["unrolled", "truncated", "implicit"] = "unrolled"
+    gradient: Literal["unrolled", "implicit"] = "unrolled"
 
     def __post_init__(self):
         check_fields(self)
@@ -307,7 +303,7 @@ class ConvHAM(ZooModel):
         if not self.config.classes:
             return None
         label: Any = self.ham.neurons["label"].lagrangian
-        return label.gain * (label.beta * xs["label"]).astype(jnp.promote_types(self._dtype, jnp.float32))
+        return label.gain * (label.beta * xs["label"])
 
     @property
     def _dtype(self) -> Any:
