@@ -238,8 +238,9 @@ def test_it_learns_to_name_and_to_complete():
         shown = jax.jit(lambda model: jax.vmap(lambda digit: model.rehearse(digit, known, key=KEY)[0][-1])(digits))
         return float(np.mean((shown(model) - digits)[:, ~known] ** 2))
 
-    options = {"optimizer": "adamw", "learning_rate": 0.01, "steps": 60, "batch_size": 16, "validation": 0, "quiet": True}
-    learned = finetune(model, (digits, labels), task={"classify": 1, "reconstruct": 10}, **options)
+    tasks = {"classify": 1, "reconstruct": 10}
+    recipe = {"optimizer": "adamw", "learning_rate": 0.01, "steps": 60, "batch_size": 16, "validation": 0}
+    learned = finetune(model, (digits, labels), task=tasks, quiet=True, **recipe)
     assert error(learned) < 0.5 * error(model)
     found = jax.jit(lambda model: jnp.argmax(jax.vmap(model.classify)(digits), axis=-1))(learned)
     assert np.mean(np.asarray(found) == labels) > 0.95
