@@ -199,9 +199,9 @@ def test_truncated_gradients_of_relax_come_to_the_implicit_ones(method):
     implicit = gradient(relax, ham, xs)
     errors = [
         difference(gradient(partial(relax, method=method, adjoint=hamux.Truncated(k)), ham, xs), implicit)
-        for k in (1, 10, 100)
+        for k in (1, 3, 100)
     ]
-    assert errors[0] > errors[1] >= errors[2]
+    assert errors[0] > errors[1] > errors[2]
     assert errors[2] < 1e-3
     np.testing.assert_array_equal(relax(ham, xs, adjoint=hamux.Truncated(5)).xs["a"], relax(ham, xs).xs["a"])
 

@@ -251,3 +251,24 @@ def test_bad_numbers_are_refused(options, message):
 def test_bad_pools_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         hamux.PoolSynapse(2, **options)
+
+
+def test_the_four_layer_ham_of_the_fields_readme_relaxes_and_goes_down():
+    layers = {"image": (32, 32, 3), "patch": (11, 11, 16), "label": (10,), "memory": (25,)}
+    softmaxes = {"label": hamux.lagr_softmax, "memory": hamux.lagr_softmax}
+    lagrangians = {"image": hamux.lagr_identity, "patch": hamux.lagr_tanh} | softmaxes
+    synapses = {
+        "conv": hamux.ConvSynapse(jr.key(0), 16, 3, filter_shape=(3, 3), window_strides=(3, 3)),
+        "names": hamux.DenseSynapse(jr.key(1), 10, 25),
+        "parts": hamux.DenseSynapse(jr.key(2), 16, 25),
+    }
+    ham = hamux.HAM(
+        {name: hamux.Neurons(lagrangians[name], shape) for name, shape in layers.items()},
+        jax.tree.map(lambda w: 10 * w, synapses),
+        [(("image", "patch"), "conv"), (("label", "memory"), "names"), (("patch", "memory"), "parts")],
+    )
+    end = hamux.relax(ham, ham.init_states(key=jr.key(3)), max_steps=2000)
+    assert end.converged
+    path = end.energies[: end.steps + 1]
+    assert path[-1] < path[0]
+    assert np.all(np.diff(path) <= 1e-12 * np.abs(path[1:]))
