@@ -17,8 +17,7 @@ test = load_images(data, "test", shape=models[name].config.shape)
 figures = {}
 for share in (0.0, 0.1, 0.3, 0.5):
     images = peppered(test.images, share)
-    figures[f"{100 * share:g} %"] = {
-        which: error(classify(model, images), test.labels) for which, model in models.items()
-    }
-    print(f"{100 * share:3g} %", ", ".join(f"{which} {x:.2f} %" for which, x in figures[f"{100 * share:g} %"].items()))
+    errors = {which: error(classify(model, images), test.labels) for which, model in models.items()}
+    print(f"{100 * share:3g} %", ", ".join(f"{which} {percent:.2f} %" for which, percent in errors.items()))
+    figures[f"{100 * share:g} %"] = errors
 record(f"robustness-{name}", figures)
