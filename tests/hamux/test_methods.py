@@ -380,6 +380,12 @@ def test_methods_refuse_a_ham_that_lacks_what_they_need():
                 retrieve(ham, ham.init_states(), method=method)
 
 
+def test_a_sweep_that_leaves_out_a_layer_is_not_certified():
+    certificate = hamux.certify(bilinear(), hamux.GaussSeidel(("a",)))
+    assert not certificate
+    assert certificate.reasons == ("order is ('a',); a sweep takes every layer at least once, ['a', 'b']",)
+
+
 def test_layers_clamped_whole_may_lack_it():
     synapse = hamux.DenseSynapse(KEY, 4, 3)
     neurons = {"spin": Neurons(hamux.lagr_sign, 4), "real": Neurons(hamux.lagr_identity, 3)}

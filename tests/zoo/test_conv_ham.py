@@ -63,9 +63,11 @@ def test_one_sweep_from_rest_is_a_convolutional_network(image, feedback):
     np.testing.assert_allclose(model.classify(image), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize(("activation", "memory", "dt"), [("tanh", "softmax", 1.0), ("softmax", "relu", 0.5)])
+@pytest.mark.parametrize(
+    ("activation", "memory", "dt"), [("tanh", "softmax", 1.0), ("softmax", "relu", 0.5), ("relu", "tanh", 1.0)]
+)
 def test_no_sweep_raises_the_energy(image, known, activation, memory, dt):
-    model = make(activation=activation, memory=memory, dt=dt, feedback=1.0)
+    model = make(activation=activation, memory=memory, dt=dt, feedback=0.3 if activation == "relu" else 1.0)
     for mask in (known, None):
         result = model.retrieve(image, mask, max_steps=40)
         assert np.all(np.diff(result.energies) <= 1e-12 * np.abs(result.energies).max())
@@ -215,7 +217,8 @@ def test_inputs_that_do_not_fit_are_refused(model, image, known):
         (lambda: model.classify((255 * image).astype(np.uint8)), "divide bytes by 255"),
         (lambda: model.retrieve(image, known[..., 0]), r"a mask of shape \(8, 12\).*True where the pixel is known"),
         (lambda: model.reconstruct(image, 1.0 * known), "expected booleans.*True where the pixel is hidden"),
-        (lambda: model.retrieve(np.where(known, np.nan, image), known), "the energy is nan"),
+        (lambda: model.retrieve(np.where(known, np.nan, image), known), "NaN in 144 of 192 places"),
+        (lambda: model.classify(np.full_like(image, np.nan)), "NaN in 192 of 192 places; expected numbers"),
         (lambda: model.generate(3, KEY), "label is 3; the model knows classes 0 to 2"),
         (lambda: model.with_head(classes=0, key=KEY), "classes is 0"),
     ]:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from ._corruptions import all_but_a_quarter, gaussian_noise, salt_and_pepper, upper_half
 from ._data import Images
+from ._model import only_known
 
 BATCH = 100
 # The numbers in an image, up to which the covariance of all of them is computed.
@@ -190,7 +191,7 @@ def corruptions(images: np.ndarray, seed: int = 0) -> dict[str, tuple[np.ndarray
     keys = jr.split(jr.key(seed), (2, len(images)))[1]
     noisy = jax.vmap(gaussian_noise, (0, 0, None))(keys, jnp.asarray(images), 0.4)
     return {
-        "lower half missing": (np.where(known, images, 0.5), known),
+        "lower half missing": (np.asarray(only_known(images, known)), known),
         "30 % salt, pepper": (peppered(images, seed=seed), None),
         "Gaussian, σ 0.4": (np.asarray(noisy), None),
     }

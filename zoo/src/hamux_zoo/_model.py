@@ -242,17 +242,42 @@ def check_normalisation(config: Any) -> None:
         raise ValueError(f"std is {config.std}; expected numbers greater than 0")
 
 
-def per_channel(values: tuple[float, ...], image: Array) -> Float[Array, "1 1 channels"]:
-    """A `mean` or `std`, of as many axes, channels and of the dtype as `image`."""
-    return jnp.broadcast_to(jnp.asarray(values, image.dtype), (1, 1, image.shape[-1]))
+def per_channel(values: tuple[float, ...], image: Array) -> Float[Array, "..."]:
+    """A `mean` or `std`, of the dtype of `image` and of as many axes; the channels are the last."""
+    return jnp.asarray(values, image.dtype).reshape((1,) * (image.ndim - 1) + (-1,))
+
+
+def normalised(config: Any, pixels: Array) -> Array:
+    """(p − mean) / std."""
+    return (pixels - per_channel(config.mean, pixels)) / per_channel(config.std, pixels)
+
+
+def denormalised(config: Any, values: Array) -> Array:
+    """The pixels p of which `values` are `normalised`."""
+    return values * per_channel(config.std, values) + per_channel(config.mean, values)
+
+
+def unit_rows(synapses: Any, size: int) -> Any:
+    """Synapses whose weights hamux has drawn, of standard deviation 0.02, as rows of `size` numbers and of length 1: a
+    unit sees g's, numbers around 1, as one."""
+    return jax.tree.map(lambda w: w / (0.02 * math.sqrt(size)), synapses)
 
 
 def check_pattern(x: Any, shape: tuple[int, ...]) -> None:
-    """**Raises** ValueError for a pattern that is not of `shape`, or not of floats."""
+    """**Raises** ValueError for a pattern that is not of `shape`, not of floats, or holds NaN."""
     if jnp.shape(x) != shape or not jnp.issubdtype(jnp.result_type(x), jnp.floating):
         raise ValueError(
             f"a pattern of shape {jnp.shape(x)} and dtype {jnp.result_type(x)}; expected floats in [0, 1] of shape "
             f"{shape} (divide bytes by 255; batches by jax.vmap)"
+        )
+    check_numbers(x)
+
+
+def check_numbers(x: Any) -> None:
+    """**Raises** ValueError for NaN, where it is to be seen: not in what jax traces."""
+    if not isinstance(x, jax.core.Tracer) and (count := int(np.isnan(np.asarray(x, float)).sum())):
+        raise ValueError(
+            f"NaN in {count} of {np.size(x)} places; expected numbers: where a pixel is not known, put any, and mask it"
         )
 
 

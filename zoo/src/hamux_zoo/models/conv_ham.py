@@ -23,9 +23,11 @@ from .._model import (
     check_mask,
     check_normalisation,
     check_pattern,
+    denormalised,
+    normalised,
     only_known,
-    per_channel,
     retrieved,
+    unit_rows,
 )
 
 Image = Float[Array, "height width channels"]
@@ -170,8 +172,7 @@ class ConvHAM(ZooModel):
 
         def convolution(channels: int, below: tuple[int, ...], side: int | tuple[int, ...], padding: str) -> Any:
             synapse = hamux.ConvSynapse(next(keys), channels, below[-1], side, padding=padding, use_bias=True)
-            # Rows of length 1, as those of the dense synapses: a unit sees g, numbers around 1, as one.
-            return eqx.tree_at(lambda s: s.W, synapse, synapse.W / (0.02 * math.sqrt(synapse.W[0].size)))
+            return unit_rows(synapse, synapse.W[0].size)
 
         layers = {"image": hamux.Neurons(hamux.lagr_identity, config.shape)}
         synapses: dict[str, Any] = {"mean": hamux.BiasSynapse(next(keys), config.shape)}
@@ -191,7 +192,7 @@ class ConvHAM(ZooModel):
         connections += [((below, "memory"), "parts")]
         if config.classes:
             names = hamux.DenseSynapse(next(keys), config.memories, config.classes)
-            synapses["names"] = jax.tree.map(lambda w: w / (0.02 * math.sqrt(config.memories)), names)
+            synapses["names"] = unit_rows(names, config.memories)
             layers["label"] = neurons("softmax", (config.classes,), label_beta, gain=1 / strength)
             connections += [(("memory", "label"), "names")]
         self.config = config
@@ -200,15 +201,14 @@ class ConvHAM(ZooModel):
     def encode(self, x: Image) -> States:
         """The states in which the image's neurons show `x` and all others are at rest.
 
-        **Raises** ValueError when `x` is not of the config's shape, or not of floats.
+        **Raises** ValueError when `x` is not of the config's shape, not of floats, or holds NaN.
         """
         check_pattern(x, self.config.shape)
         return _encode(self, x)
 
     def decode(self, xs: Mapping[str, Float[Array, "..."]]) -> Image:
         """The image that its neurons show, in [0, 1] but for over- and undershoots."""
-        v = xs["image"]
-        return v * per_channel(self.config.std, v) + per_channel(self.config.mean, v)
+        return denormalised(self.config, xs["image"])
 
     def classify(self, x: Image) -> Float[Array, " classes"]:
         """The logits of the label's softmax after `steps` sweeps upward with the image held.
@@ -343,8 +343,7 @@ class ConvHAM(ZooModel):
 # Four programs; operation by operation a first image would take seconds longer.
 @jax.jit
 def _encode(model: ConvHAM, x: Image) -> States:
-    v = (x - per_channel(model.config.mean, x)) / per_channel(model.config.std, x)
-    return model._at_rest() | {"image": v.astype(model._dtype)}
+    return model._at_rest() | {"image": normalised(model.config, x).astype(model._dtype)}
 
 
 @jax.jit

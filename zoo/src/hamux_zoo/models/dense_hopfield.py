@@ -135,7 +135,7 @@ class DenseHopfield(ZooModel):
     def encode(self, x: Float[Array, "..."]) -> dict[str, Float[Array, "..."]]:
         """The states in which the pixels show `x` and the label neurons show nothing.
 
-        **Raises** ValueError when `x` is not of the config's shape, or not of floats.
+        **Raises** ValueError when `x` is not of the config's shape, not of floats, or holds NaN.
         """
         check_pattern(x, self.config.shape)
         return _encode(self, jnp.asarray(x))

@@ -18,7 +18,18 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 import hamux
 
-from .._model import Layout, ZooModel, check_fields, check_head, check_normalisation, per_channel
+from .._model import (
+    Layout,
+    ZooModel,
+    check_fields,
+    check_head,
+    check_normalisation,
+    check_numbers,
+    denormalised,
+    normalised,
+    per_channel,
+    unit_rows,
+)
 
 Image = Float[Array, "height width channels"]
 Mask = Bool[Array, " patches"]
@@ -148,8 +159,7 @@ class EnergyTransformer(ZooModel):
             next(keys), config.dim, config.heads, config.head_dim, attend_self=config.attend_self
         )
         memory = hamux.HopfieldSynapse(next(keys), config.dim, config.memories)
-        # Rows of length 1, so that a head and a memory see g, of length √dim, as numbers around 1.
-        attention, memory = jax.tree.map(lambda w: w / (0.02 * math.sqrt(config.dim)), (attention, memory))
+        attention, memory = unit_rows((attention, memory), config.dim)
         layer_norm = Partial(hamux.lagr_layernorm, gamma=jnp.ones(()), delta=jnp.zeros(config.dim))
         self.ham = hamux.HAM(
             neurons={"tokens": hamux.Neurons(layer_norm, (1 + config.patches, config.dim), leak=0.0)},
@@ -274,7 +284,7 @@ class EnergyTransformer(ZooModel):
         the decoder and the mean add: differences of pixels in [0, 1] (`plots.memories` draws them)."""
         patches = self._memory.xi[0] @ self.decoder.weight.T
         patches = rearrange(patches, "m (h w c) -> m h w c", h=self.config.patch, w=self.config.patch)
-        return patches * per_channel(self.config.std, patches)[None]
+        return patches * per_channel(self.config.std, patches)
 
     def pixels(self, mask: Mask) -> Bool[Array, "height width channels"]:
         """The mask of patches as one of pixels, True where hidden. **Raises** ValueError where it does not fit."""
@@ -336,11 +346,7 @@ class EnergyTransformer(ZooModel):
                 f"an image of shape {shape} and dtype {dtype}; expected floats in [0, 1] of shape {expected} "
                 f"({'; '.join(way for way, helps in ways_out.items() if helps)})"
             )
-        if not isinstance(image, jax.core.Tracer) and (count := int(np.isnan(np.asarray(image, float)).sum())):
-            raise ValueError(
-                f"an image of shape {shape} with NaN in {count} places; expected numbers: where a pixel is not known, "
-                "put any, and hide its patch"
-            )
+        check_numbers(image)
         return jnp.asarray(image).astype(self.position.dtype)
 
     def _checked_mask(self, mask: Any) -> Mask:
@@ -370,7 +376,7 @@ def _as_array(value: Any) -> Array | np.ndarray:
 # Four programs; operation by operation, with a loop that is compiled for each call, a first image would take seconds.
 @jax.jit
 def _encode(model: EnergyTransformer, image: Image, hidden: Mask) -> Tokens:
-    normal = (image - per_channel(model.config.mean, image)) / per_channel(model.config.std, image)
+    normal = normalised(model.config, image)
     # What is hidden takes no part in a gradient either, be it NaN.
     patches = jnp.where(hidden[:, None], 0, model._to_patches(normal))
     tokens = jnp.where(hidden[:, None], model.mask_token[None], jax.vmap(model.encoder)(patches))
@@ -406,8 +412,7 @@ def _energies(
 @jax.jit
 def _decode(model: EnergyTransformer, xs: dict[str, Tokens]) -> Image:
     g = model.ham.activations(xs)["tokens"]
-    image = model._to_image(jax.vmap(model.decoder)(g[1:]))
-    return image * per_channel(model.config.std, image) + per_channel(model.config.mean, image)
+    return denormalised(model.config, model._to_image(jax.vmap(model.decoder)(g[1:])))
 
 
 def _smooth_positions(key: PRNGKeyArray, config: EnergyTransformerConfig) -> Float[Array, "1+patches dim"]:

@@ -49,7 +49,7 @@ class GaussSeidel(Method):
         self.key = key
 
     def certify(self, ham: HAM, setting: Setting) -> Certificate:
-        obstacles = blocks(ham, setting)
+        obstacles = self._missing(ham) + blocks(ham, setting)
         way = "to" if self.dt == 1 else "part of the way to"
         reasons = obstacles or [f"every layer is taken {way} its own minimum, the others held"]
         return Certificate(not obstacles, None, tuple(reasons))
@@ -58,8 +58,14 @@ class GaussSeidel(Method):
         obstacles = blocks(ham, setting)
         if obstacles:
             raise ValueError(f"no exact update: {'; '.join(obstacles)}. hamux.Backtracking() takes any HAM")
-        if self.order is not None and set(self.order) != set(ham.neurons):
-            raise ValueError(f"order is {self.order}; a sweep takes every layer at least once, {sorted(ham.neurons)}")
+        if missing := self._missing(ham):
+            raise ValueError(missing[0])
+
+    def _missing(self, ham: HAM) -> list[str]:
+        """What is wrong with the order."""
+        if self.order is None or set(self.order) == set(ham.neurons):
+            return []
+        return [f"order is {self.order}; a sweep takes every layer at least once, {sorted(ham.neurons)}"]
 
     def init(self, problem: Problem, point: Point, example: Int[Array, ""]) -> Int[Array, ""]:
         return jnp.zeros((), int)
