@@ -10,15 +10,27 @@ import numpy as np
 import pytest
 import typer
 
-from hamux_zoo import DenseHopfield, EnergyTransformer, from_pretrained, list_pretrained, load_samples
-from hamux_zoo._evaluation import classify, corruptions, error, evaluate, fixed_masks, reconstruct, retrieve
+from hamux_zoo import ConvHAM, DenseHopfield, EnergyTransformer, from_pretrained, list_pretrained, load_samples
+from hamux_zoo._corruptions import all_but_a_quarter
+from hamux_zoo._evaluation import (
+    classify,
+    corruptions,
+    error,
+    evaluate,
+    fixed_masks,
+    hidden_mse,
+    mean_colour,
+    reconstruct,
+    retrieve,
+)
 from hamux_zoo._hub import read_card
 from hamux_zoo.cli import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 HOPFIELD = {"dense-hopfield-mnist": "mnist", "dense-hopfield-fashion-mnist": "fashion-mnist"}
 TRANSFORMERS = {"et-small-cifar10": "cifar10", "et-small-cifar10-classify": "cifar10", "et-small-mnist": "mnist"}
-BUNDLED = HOPFIELD | TRANSFORMERS
+CONVOLUTIONAL = {"conv-ham-mnist": "mnist"}
+BUNDLED = HOPFIELD | TRANSFORMERS | CONVOLUTIONAL
 
 
 @pytest.fixture(scope="module", params=sorted(HOPFIELD))
@@ -30,6 +42,12 @@ def memory(request):
 def transformer(request):
     with jax.enable_x64(False):
         yield request.param, from_pretrained(request.param), load_samples(TRANSFORMERS[request.param]).part(slice(100))
+
+
+@pytest.fixture(scope="module", params=sorted(CONVOLUTIONAL))
+def convolutional(request):
+    with jax.enable_x64(False):
+        yield request.param, from_pretrained(request.param), load_samples(CONVOLUTIONAL[request.param])
 
 
 def score(name, metric):
@@ -112,6 +130,28 @@ def test_a_transformers_energy_never_rises(transformer):
     masks = fixed_masks(model.config.patches, model.config.masked[0], len(images))
     energies = jax.jit(jax.vmap(lambda image, mask: model.energy(image, mask)["total"]))(images, masks)
     assert np.all(np.diff(energies) < 0)
+
+
+def test_a_convolutional_ham_names_and_completes_as_well_as_its_card_says(convolutional):
+    name, model, (images, labels) = convolutional
+    assert isinstance(model, ConvHAM)
+    assert_errs_no_more_than_its_card_says(name, error(classify(model, images), labels), images)
+    some, known = images[:50], all_but_a_quarter(model.config.shape)
+    hidden = np.broadcast_to(~known, some.shape)
+    completed = retrieve(model, some, known)
+    mse, of_mean_colour = (hidden_mse(guess, some, hidden) for guess in (completed.x, mean_colour(some, hidden)))
+    assert mse < 1.3 * score(name, "quarter")
+    assert mse < of_mean_colour
+    assert np.all(completed.converged)
+    np.testing.assert_array_equal(completed.x[:, known], some[:, known])
+
+
+def test_a_convolutional_hams_energy_never_rises(convolutional):
+    _, model, (images, _) = convolutional
+    for cues, known in corruptions(images[:20]).values():
+        energies = retrieve(model, cues, known).energies
+        assert np.all(np.diff(energies) <= 1e-5 * np.abs(energies).max(axis=1, keepdims=True))
+        assert np.all(energies[:, -1] < energies[:, 0])
 
 
 def test_the_readmes_table_is_the_cards():
