@@ -298,10 +298,7 @@ def test_half_precision_stays_near(model, image, mask):
         ),
         ({"image": np.zeros((8, 12, 1))}, "an image of shape (8, 12, 1)"),
         ({"image": np.zeros((8, 12, 3), np.uint8)}, "dtype uint8; expected floats"),
-        (
-            {"image": np.full((8, 12, 3), np.nan)},
-            "NaN in 288 of 288 places; expected numbers",
-        ),
+        ({"image": np.full((8, 12, 3), np.nan)}, "NaN in 288 of 288 places; expected numbers"),
         (
             {"image": Image.new("RGB", (12, 8))},
             "uint8; expected floats in [0, 1] of shape (8, 12, 3) (divide bytes",

@@ -49,7 +49,7 @@ class GaussSeidel(Method):
         self.key = key
 
     def certify(self, ham: HAM, setting: Setting) -> Certificate:
-        obstacles = self._missing(ham) + blocks(ham, setting)
+        obstacles = self._misordered(ham) + blocks(ham, setting)
         way = "to" if self.dt == 1 else "part of the way to"
         reasons = obstacles or [f"every layer is taken {way} its own minimum, the others held"]
         return Certificate(not obstacles, None, tuple(reasons))
@@ -58,11 +58,11 @@ class GaussSeidel(Method):
         obstacles = blocks(ham, setting)
         if obstacles:
             raise ValueError(f"no exact update: {'; '.join(obstacles)}. hamux.Backtracking() takes any HAM")
-        if missing := self._missing(ham):
-            raise ValueError(missing[0])
+        if misordered := self._misordered(ham):
+            raise ValueError(misordered[0])
 
-    def _missing(self, ham: HAM) -> list[str]:
-        """What is wrong with the order."""
+    def _misordered(self, ham: HAM) -> list[str]:
+        """What is wrong with the order, if anything."""
         if self.order is None or set(self.order) == set(ham.neurons):
             return []
         return [f"order is {self.order}; a sweep takes every layer at least once, {sorted(ham.neurons)}"]
