@@ -31,7 +31,8 @@ CORE_ORDER = [
 ARCHITECTURES = [f"models.{path.stem}" for path in (ZOO / "models").glob("[!_]*.py")]
 GENERAL = ["_data", "_augmentation", "plots", "_evaluation", "_tasks", "_log", "_recipe", "_steps", "_devices"]
 GENERAL += ["_loader", "_checkpoints", "_run", "_progress", "_training", "_demo"]
-ZOO_ORDER = ["_hub", "_corruptions", "_model", *ARCHITECTURES, "models", "_registry", *GENERAL, "cli", "__init__"]
+FILES = ["_archive", "_folder", "_hub", "_card"]
+ZOO_ORDER = [*FILES, "_corruptions", "_model", *ARCHITECTURES, "models", "_registry", *GENERAL, "cli", "__init__"]
 
 
 def tracked_files() -> list[Path]:

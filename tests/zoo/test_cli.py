@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hamux_zoo._hub import read_card
+from hamux_zoo._card import read_card
 
 COMMAND = Path(sys.executable).with_name("hamux-zoo")
 CLOTHES = Path(__file__).parents[2] / "zoo/src/hamux_zoo/samples/clothes"

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from hamux_zoo import ConvHAM, DenseHopfield, EnergyTransformer, from_pretrained, list_pretrained, load_samples
+from hamux_zoo._card import read_card
 from hamux_zoo._corruptions import all_but_a_quarter
 from hamux_zoo._evaluation import (
     classify,
@@ -23,7 +24,6 @@ from hamux_zoo._evaluation import (
     reconstruct,
     retrieve,
 )
-from hamux_zoo._hub import read_card
 from hamux_zoo.cli import app
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

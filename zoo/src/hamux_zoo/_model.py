@@ -19,8 +19,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 import hamux
 
+from ._archive import Layout, read_archive
 from ._corruptions import hide_part
-from ._hub import CONFIG, WEIGHTS, Layout, find_folder, read_archive, read_config, read_tensors, write_folder
+from ._folder import CONFIG, WEIGHTS, read_config, read_tensors, write_folder
+from ._hub import find_folder
 
 FORMAT_VERSION = 1
 

@@ -6,7 +6,8 @@ import typing
 from pathlib import Path
 
 from . import models
-from ._hub import CONFIG, find_folder, read_config
+from ._folder import CONFIG, read_config
+from ._hub import find_folder
 from ._model import ZooModel
 
 

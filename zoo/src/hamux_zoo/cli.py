@@ -28,7 +28,9 @@ Data = Annotated[str, typer.Option(help="A data set: a local folder, or an id on
 @app.command("list")
 def list_command() -> None:
     """Show the pretrained models with size, data set and score."""
-    from ._hub import WEIGHTS, find_folder, list_pretrained, read_card
+    from ._card import read_card
+    from ._folder import WEIGHTS
+    from ._hub import find_folder, list_pretrained
 
     with _errors_as_messages():
         table = Table(Column("name", no_wrap=True), "size", Column("data set", overflow="fold"), "score")
@@ -45,7 +47,7 @@ def info(name: Name) -> None:
     """Show a model's card."""
     from rich.markdown import Markdown
 
-    from ._hub import read_card
+    from ._card import read_card
 
     with _errors_as_messages():
         console.print(Markdown(read_card(name).text))
@@ -62,7 +64,8 @@ def evaluate(
     with _errors_as_messages():
         from ._data import read, splits
         from ._evaluation import evaluate
-        from ._hub import find_folder, read_config
+        from ._folder import read_config
+        from ._hub import find_folder
         from ._registry import from_pretrained
 
         model = from_pretrained(name)
