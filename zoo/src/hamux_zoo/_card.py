@@ -1,7 +1,9 @@
-"""Model cards: what their metadata say of data and scores, and the text beneath."""
+"""Model cards: metadata, in the Hub's terms, and the text beneath."""
 
 import os
 import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import yaml
@@ -20,7 +22,7 @@ class Card(NamedTuple):
 
 def read_card(name: str | os.PathLike[str]) -> Card:
     """The model card of a bundled name or a folder. **Raises** FileNotFoundError, or ValueError naming the file."""
-    path = existing(find_folder(name) / CARD)
+    path = existing(find_folder(name), CARD)
     match = re.match(r"---\n(.*?)\n---\n(.*)", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     if not match:
         raise ValueError(f"{path} does not begin with metadata between two lines of ---")
@@ -31,3 +33,42 @@ def read_card(name: str | os.PathLike[str]) -> Card:
         return Card(list(metadata.get("datasets", [])), metrics, match[2])
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} has metadata that are not a model card's: {error!r}") from None
+
+
+def make_card(
+    name: str,
+    text: str,
+    *,
+    pipeline_tag: str,
+    tags: Sequence[str],
+    datasets: Sequence[str] = (),
+    base_model: str | None = None,
+    metrics: Mapping[str, float] = MappingProxyType({}),
+) -> str:
+    """The card of a model of this `name`: metadata by the Hub's own classes, with the `metrics` as a model-index where
+    the data set is known, then the title and `text`."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    results = [
+        EvalResult(
+            task_type=pipeline_tag,
+            dataset_type=datasets[0],
+            dataset_name=datasets[0],
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=value,
+        )
+        for metric, value in metrics.items()
+        if datasets
+    ]
+    data = ModelCardData(
+        library_name="hamux-zoo",
+        license="apache-2.0",
+        pipeline_tag=pipeline_tag,
+        tags=["associative-memory", "hopfield-network", "jax", *tags],
+        datasets=list(datasets) or None,
+        base_model=base_model,
+        model_name=name,
+        eval_results=results or None,
+    )
+    return str(ModelCard(f"---\n{data}\n---\n\n# {name}\n\n{text}"))

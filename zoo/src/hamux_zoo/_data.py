@@ -35,11 +35,13 @@ class Images(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A split of a data set: its images, the classes' names where it has them, and notes on how they were read."""
+    """A split of a data set: its images, the classes' names where it has them, notes on how they were read, and its id
+    where it is the Hub's."""
 
     images: Images
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    hub_id: str | None = None
 
     @property
     def classes(self) -> int:
@@ -106,7 +108,8 @@ def read(data: Any, split: str = "train", *, shape: tuple[int, ...] | None = Non
     tables = _open(data)
     if split not in tables:
         raise ValueError(f'{name} has no split "{split}"; there are {sorted(tables)}')
-    return _from_table(tables[split], name, shape, skip_bad)
+    hub_id = data if isinstance(data, str) and not Path(data).expanduser().exists() else None
+    return _from_table(tables[split], name, shape, skip_bad)._replace(hub_id=hub_id)
 
 
 def from_arrays(images: Any, labels: Any, shape: tuple[int, ...] | None = None) -> Images:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import importlib.metadata
+import inspect
 import math
+import tempfile
 import types
 import typing
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import equinox as eqx
@@ -20,11 +23,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 import hamux
 
 from ._archive import Layout, read_archive
+from ._card import make_card
 from ._corruptions import hide_part
-from ._folder import CONFIG, WEIGHTS, read_config, read_tensors, write_folder
-from ._hub import find_folder
-
-FORMAT_VERSION = 1
+from ._folder import CONFIG, SHARD_SIZE, read_config, read_tensors, write_folder
+from ._hub import find_folder, push_folder
 
 
 class RetrievedPattern(eqx.Module):
@@ -110,7 +112,7 @@ class ZooModel(eqx.Module):
         """`with_config`, for any fields that fit the parameters."""
         self._check_ham()
         config = make_config(type(self), dataclasses.asdict(self.config) | fields, "config")
-        skeleton = eqx.filter_eval_shape(type(self), config, key=jax.eval_shape(lambda: jr.key(0)))
+        skeleton = _skeleton(type(self), config)
         shapes, own = ({name: leaf.shape for name, leaf in named_leaves(model).items()} for model in (skeleton, self))
         if shapes != own:
             changed = [name for name in {**own, **shapes} if own.get(name) != shapes.get(name)]
@@ -119,7 +121,7 @@ class ZooModel(eqx.Module):
 
     def _check_ham(self) -> None:
         """**Raises** ValueError where the HAM is not one that the config makes: what is only in it would be lost."""
-        skeleton = eqx.filter_eval_shape(type(self), self.config, key=jax.eval_shape(lambda: jr.key(0)))
+        skeleton = _skeleton(type(self), self.config)
         own, made = (typing.cast(Any, jax.tree.structure(model.ham)) for model in (self, skeleton))
         if own != made:
             raise ValueError(
@@ -128,31 +130,42 @@ class ZooModel(eqx.Module):
             )
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> Self:
-        """The model of a bundled name or of a folder; its weights are read, never drawn.
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """The model of a bundled name, of a folder, or of a repo "organisation/name" of the Hugging Face Hub, as
+        `find_folder` finds it; its weights are read, never drawn.
 
-        **Raises** FileNotFoundError when there is no such model, and ValueError, naming the file, the key or the
-        tensor, what was expected and what was found, when its files are not those of a model of this class.
+        - `revision`: of a repo, a branch, a tag or a commit; one commit is fetched, of a model's files alone.
+        - `token`: for a private repo; True for the one that was stored, False for none. `cache_dir`: where to keep what
+          is fetched. `local_files_only`: take it from there, without asking the Hub. HF_TOKEN, HF_HOME, HF_ENDPOINT
+          and HF_HUB_OFFLINE mean what they do for the Hub's own library.
+
+        **Raises** FileNotFoundError when there is no such model or revision, PermissionError when the Hub refuses the
+        token, ConnectionError when it does not answer, and ValueError, naming the file, the key or the tensor, what was
+        expected and what was found, when the files are not those of a model of this class.
         """
-        folder = find_folder(name)
-        saved = read_config(folder)
-        path = folder / CONFIG
+        folder = find_folder(
+            name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        saved, path = read_config(folder), folder / CONFIG
         if saved.get("model_type") != cls.model_type:
             raise ValueError(f"{path}: model_type is {saved.get('model_type')!r}, {cls.__name__} is {cls.model_type!r}")
-        version = saved.get("format_version")
-        if type(version) is not int or version < 1:
-            raise ValueError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
-        if version > FORMAT_VERSION:
-            raise ValueError(f"{path}: format_version is {version}, this one reads {FORMAT_VERSION}; upgrade hamux-zoo")
         config = make_config(cls, saved.get("config"), path)
-        skeleton = eqx.filter_eval_shape(cls, config, key=jax.eval_shape(lambda: jr.key(0)))
+        try:
+            skeleton = _skeleton(cls, config)
+        except Exception as error:  # whatever numbers out of all proportion make jax raise
+            raise ValueError(f"{path}: no {cls.__name__} can be made of this config: {error}") from None
         named = named_leaves(skeleton)
         tensors = read_tensors(folder, {name: leaf.shape for name, leaf in named.items()})
-        for name, leaf in named.items():
-            if not jnp.issubdtype(tensors[name].dtype, jnp.floating):
-                path = folder / WEIGHTS
-                raise ValueError(f'{path}: tensor "{name}" is {tensors[name].dtype}, expected {leaf.dtype}')
-        return jax.tree.unflatten(jax.tree.structure(skeleton), [jnp.asarray(tensors[name]) for name in named])
+        leaves = {name: jnp.asarray(tensor) for name, tensor in tensors}
+        return jax.tree.unflatten(jax.tree.structure(skeleton), [leaves[name] for name in named])
 
     @classmethod
     def from_published(cls, name: str, path: str | Path) -> Self:
@@ -166,26 +179,70 @@ class ZooModel(eqx.Module):
         return read_archive(path, cls.published[name])
 
     def save_pretrained(
-        self, folder: str | Path, *, card: str | None = None, class_names: Sequence[str] | None = None
+        self,
+        folder: str | Path,
+        *,
+        card: str | None = None,
+        class_names: Sequence[str] | None = None,
+        shard_size: int = SHARD_SIZE,
     ) -> None:
-        """Write `config.json`, `model.safetensors` keyed by tree path, and `README.md`, the model card.
+        """Write `config.json`, `model.safetensors` keyed by tree path, and `README.md`, the model card; a crash leaves
+        the model that was there, or this one.
 
-        Without a `card`, one with the folder's name and the config is written. With `class_names`, the classes' in
-        their order, labels of other data are understood by name (`hamux-zoo evaluate`). **Raises** ValueError for a
-        HAM that is not as the config makes it.
+        Without a `card`, one is written that says what it is and how to use it. With `class_names`, the classes' in
+        their order, labels of other data are understood by name (`hamux-zoo evaluate`). Weights of more than
+        `shard_size` bytes are cut into shards. **Raises** ValueError for a HAM that is not as the config makes it;
+        OSError when there is no room.
         """
         self._check_ham()
         folder = Path(folder)
         saved = {
             "model_type": self.model_type,
-            "format_version": FORMAT_VERSION,
             "hamux_zoo_version": importlib.metadata.version("hamux-zoo"),
             "config": dataclasses.asdict(self.config),
         }
         if class_names:
             saved["class_names"] = list(class_names)
         tensors = {name: np.asarray(leaf) for name, leaf in named_leaves(self).items()}
-        write_folder(folder, saved, tensors, card or plain_card(folder.name, self))
+        write_folder(folder, saved, tensors, card or model_card(folder.name, self), shard_size)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload model",
+        create_pr: bool = False,
+        token: str | bool | None = None,
+        card: str | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Any:
+        """Save the model to the repo `repo_id` of the Hugging Face Hub, in one commit; none, where it is there already.
+        The commit, a `huggingface_hub.CommitInfo`.
+
+        - `private`: whether a repo that is made now is shown to its owner alone. `revision`: the branch, made where
+          there is none. `create_pr`: as a pull request.
+        - `card` and `class_names` as in `save_pretrained`; without a `card`, one that is there stays.
+
+        `hamux-zoo push` brings a saved folder with all that is in it. **Raises** PermissionError when the Hub refuses
+        the token, ConnectionError when it does not answer, and ValueError when another has pushed at the same time, or
+        the repo's name or the card are not as the Hub wants them.
+        """
+        with tempfile.TemporaryDirectory() as aside:
+            folder = Path(aside)
+            card, keep_card = card or model_card(repo_id, self), card is None
+            self.save_pretrained(folder, card=card, class_names=class_names)
+            return push_folder(
+                folder,
+                repo_id,
+                private=private,
+                revision=revision,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                token=token,
+                keep_card=keep_card,
+            )
 
 
 def retrieved(model: ZooModel, end: hamux.Retrieval, scores: Array | None, x: Any, known: Any) -> RetrievedPattern:
@@ -197,6 +254,11 @@ def retrieved(model: ZooModel, end: hamux.Retrieval, scores: Array | None, x: An
 
     path = None if end.trajectory is None else jax.vmap(shown)(end.trajectory)
     return RetrievedPattern(shown(end.xs), scores, end.energies, end.steps, end.residual, end.converged, path)
+
+
+def _skeleton(model: Callable[..., Any], config: Any) -> Any:
+    """A model's structure, with shapes in the place of parameters."""
+    return eqx.filter_eval_shape(model, config, key=jax.eval_shape(lambda: jr.key(0)))
 
 
 def named_leaves(model: ZooModel) -> dict[str, Any]:
@@ -317,7 +379,40 @@ def _is_a(value: Any, hint: Any) -> bool:
     return type(value) is (type(None) if hint is None else hint)
 
 
-def plain_card(name: str, model: ZooModel) -> str:
-    """A model card with the config alone."""
-    fields = "\n".join(f"- {key}: {value}" for key, value in dataclasses.asdict(model.config).items())
-    return f"---\nlibrary_name: hamux-zoo\ntags:\n- {model.model_type}\n---\n\n# {name}\n\n{fields}\n"
+def model_card(
+    name: str,
+    model: ZooModel,
+    sections: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    *,
+    picture: str | None = None,
+    datasets: Sequence[str] = (),
+    base_model: str | None = None,
+    metrics: Mapping[str, float] = MappingProxyType({}),
+) -> str:
+    """A card that says what the model is and how to use it, with a table for each of `sections`."""
+    kind, config = type(model), model.config
+    about = (inspect.getdoc(kind) or kind.__name__).split("\n\n")[0].replace("\n", " ").rstrip(".:")
+    uses = [f"from hamux_zoo import {kind.__name__}", "", f'model = {kind.__name__}.from_pretrained("{name}")']
+    if getattr(config, "classes", 0) and hasattr(model, "classify"):
+        uses.append(f"scores = model.classify(image)  # ({config.classes},), the largest is the class")
+    if hasattr(model, "retrieve"):
+        uses.append("recalled = model.retrieve(image, known).x  # True in known where a pixel is right")
+    if "reconstructions" in dir(kind):
+        uses.append("completed = model.reconstruct(image, hidden)  # True in hidden where a patch is to be made up")
+    text = f"{about}.\n\n" + (f"![Examples]({picture})\n\n" if picture else "")
+    text += "".join(f"    {line}".rstrip() + "\n" for line in uses)
+    for title, values in {"Config": dataclasses.asdict(config), **sections}.items():
+        rows = "".join(f"| {key} | {value} |\n" for key, value in values.items())
+        text += f"\n## {title}\n\n| | |\n|---|---|\n{rows}"
+    known = "what is measured above" if sections else "nothing: no measurement is recorded"
+    text += f"\n## Limits\n\nOf what it does on other data than its own is known {known}.\n"
+    tag = "image-classification" if getattr(config, "classes", 0) else "image-to-image"
+    return make_card(
+        name,
+        text,
+        pipeline_tag=tag,
+        tags=[model.model_type],
+        datasets=datasets,
+        base_model=base_model,
+        metrics=metrics,
+    )

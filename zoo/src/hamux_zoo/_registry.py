@@ -1,8 +1,10 @@
 """Which architectures there are, found in `models/`, and the pretrained model of a name, whichever one it is."""
 
 import importlib
+import importlib.metadata
 import pkgutil
 import typing
+import warnings
 from pathlib import Path
 
 from . import models
@@ -12,11 +14,30 @@ from ._model import ZooModel
 
 
 def model_classes() -> dict[str, type[ZooModel]]:
-    """The architectures by `model_type`: every ZooModel that a module of `models/` defines."""
+    """The architectures by `model_type`: every ZooModel that a module of `models/` defines, and those that other
+    packages name as entry points, `[project.entry-points."hamux_zoo.models"]` with `NAME = "package.module:Class"`.
+
+    **Raises** ValueError, naming the entry point, for one that gives no ZooModel, or takes a `model_type` that is
+    another's. One that cannot be imported is left out, with a warning.
+    """
     names = [f"{models.__name__}.{info.name}" for info in pkgutil.iter_modules(models.__path__)]
     modules = [importlib.import_module(name) for name in names]
-    found = [value for module in modules for value in vars(module).values() if _is_defined_in(module, value)]
-    return {model.model_type: model for model in found}
+    own = [value for module in modules for value in vars(module).values() if _is_defined_in(module, value)]
+    found = {model.model_type: model for model in own}
+    for point in importlib.metadata.entry_points(group="hamux_zoo.models"):
+        try:
+            model = point.load()
+        except Exception as error:  # whatever another's package makes of being imported
+            warnings.warn(f"{point.value}, of the entry point {point.name}, cannot be imported: {error}", stacklevel=2)
+            continue
+        if not (isinstance(model, type) and issubclass(model, ZooModel)):
+            raise ValueError(f"{point.value}, of the entry point {point.name}, is {model!r}; expected a ZooModel")
+        if found.setdefault(model.model_type, model) is not model:
+            raise ValueError(
+                f"{point.value}, of the entry point {point.name}, and {found[model.model_type].__name__} both have the "
+                f'model_type "{model.model_type}"; uninstall one of them'
+            )
+    return found
 
 
 def architectures() -> dict[str, type]:
@@ -31,12 +52,20 @@ def list_models() -> list[str]:
     return sorted(model_classes())
 
 
-def from_pretrained(name: str | Path) -> ZooModel:
-    """The pretrained model of a bundled name or of a folder, of the class that its `config.json` names.
+def from_pretrained(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> ZooModel:
+    """The pretrained model of a bundled name, a folder or a repo, of the class that its `config.json` names.
 
-    **Raises** as `ZooModel.from_pretrained`; ValueError for an unknown `model_type`, listing the known ones.
+    Arguments and errors are those of `ZooModel.from_pretrained`; ValueError also for an unknown `model_type`, listing
+    the known ones.
     """
-    folder = find_folder(name)
+    folder = find_folder(name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     model_type = read_config(folder).get("model_type")
     classes = model_classes()
     if not isinstance(model_type, str) or model_type not in classes:

@@ -5,18 +5,17 @@ import errno
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from safetensors import SafetensorError
 
 from ._checkpoints import Checkpoints
 from ._data import Images
 from ._devices import lead
 from ._log import TIMINGS, Log, tracker
-from ._model import ZooModel, plain_card
+from ._model import ZooModel, model_card
 from ._steps import State
 from ._tasks import examples
 
@@ -35,17 +34,21 @@ class Run:
         state: State,
         names: tuple[str, ...],
         *,
+        datasets: Sequence[str],
+        base_model: str | None,
         resume: bool,
         overwrite: bool,
         log: str | None,
     ):
         """Make the folder this run's, or find that it is: `identity`, JSON values, tells it from every other.
 
-        `names` are the classes', `log` is that of a tracker that gets the numbers too.
+        `names` are the classes', `datasets` and `base_model` are for the card, `log` is that of a tracker that gets the
+        numbers too.
 
         **Raises** ValueError when it is another's, naming what differs; OSError when there is no room for checkpoints.
         """
         self.path, self._identity, self._names = path, identity, names
+        self._datasets, self._base_model = datasets, base_model
         task = identity["task"]
         self._tasks = [task] if isinstance(task, str) else list(task)
         self._log = Log(path / "log.jsonl")
@@ -110,22 +113,33 @@ class Run:
 
     def _write(self, model: ZooModel, name: str) -> None:
         measured = {key: value for key, value in self._log.lines()[-1].items() if key not in TIMINGS}
-        card = plain_card(self.path.name, model)
-        for title, values in {"Recipe": self._identity, "Measured": measured}.items():
-            card += f"\n## {title}\n\n" + "".join(f"- {key}: {value}\n" for key, value in values.items())
-        model.save_pretrained(self.path / name, card=card, class_names=self._names)
+        sections = {"Recipe": self._identity, "Measured on images held out": measured}
+        metrics = {key: value for key, value in measured.items() if key.startswith("validation_")}
+        folder, picture = self.path / name, self.path / "samples.png"
+        card = model_card(
+            str(folder),
+            model,
+            sections,
+            picture=picture.name if picture.is_file() else None,
+            datasets=self._datasets,
+            base_model=self._base_model,
+            metrics=metrics,
+        )
+        model.save_pretrained(folder, card=card, class_names=self._names)
+        if picture.is_file():
+            shutil.copy(picture, folder)
 
     @contextlib.contextmanager
     def _room(self, step: int) -> Iterator[None]:
         """**Raises** OSError, with the step and the way on, when what is done inside cannot write."""
         try:
             yield
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             stands = (
                 f"the checkpoint of step {self.last_kept} stands" if self.last_kept else "there is no checkpoint yet"
             )
             problem = f"after step {step} nothing can be written to {self.path}: {error}; {stands}; {_GO_ON}"
-            raise OSError(getattr(error, "errno", None) or errno.EIO, problem) from error
+            raise OSError(error.errno or errno.EIO, problem) from error
 
     def _claim(self, identity: dict[str, Any], resume: bool, overwrite: bool, needed: int) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,7 @@ def finetune(
     shard_params: bool = False,
     skip_bad: bool = False,
     log: str | None = None,
+    base_model: str | None = None,
     quiet: bool = False,
 ) -> Any:
     """`model` trained further on `data`: the last weights, or their average with `ema`.
@@ -89,7 +90,7 @@ def finetune(
       another run, the folder is refused, with `overwrite` emptied of its run.
     - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
     - `skip_bad`: leave out images that cannot be read. `log`: with a work folder, report to "trackio" or "tensorboard"
-      as well. `quiet`: show nothing.
+      as well. `base_model`: the Hub's or the bundled name of what `model` was, for the card. `quiet`: show nothing.
 
     SIGINT (Ctrl-C) and SIGTERM end a run with a work folder after the step at hand (of several processes: at the next
     report) and a checkpoint, by KeyboardInterrupt. Every process reads all images and keeps them, as bytes where they
@@ -132,8 +133,9 @@ def finetune(
         placement = Placement.over_all_devices(recipe.batch_size, shard_params)
         open_run = None
         if workdir is not None:
-            names = source.names
-            open_run = partial(Run, Path(workdir), names=names, resume=resume, overwrite=overwrite, log=log)
+            datasets = [source.hub_id] if source.hub_id else []
+            open_run = partial(Run, Path(workdir), names=source.names, datasets=datasets, base_model=base_model)
+            open_run = partial(open_run, resume=resume, overwrite=overwrite, log=log)
         return _fit(model, source, recipe, placement, display, open_run)
 
 

@@ -21,7 +21,9 @@ app = typer.Typer(
 )
 console = Console()
 
-Name = Annotated[str, typer.Argument(help="A bundled model, or a model's folder.")]
+Name = Annotated[str, typer.Argument(help="A bundled model, a model's folder, or a repo on the Hub.")]
+Revision = Annotated[str | None, typer.Option(help="Of a repo: a branch, a tag or a commit.", show_default="main")]
+Private = Annotated[bool | None, typer.Option(help="Whether a repo made now is shown to its owner alone.")]
 Data = Annotated[str, typer.Option(help="A data set: a local folder, or an id on the Hub.")]
 
 
@@ -167,7 +169,8 @@ def finetune(
         from ._registry import from_pretrained
         from ._training import finetune
 
-        finetune(from_pretrained(name).with_config(**_settings(settings or [])), **given.arguments())
+        model = from_pretrained(name).with_config(**_settings(settings or []))
+        finetune(model, base_model=None if Path(name).is_dir() else name, **given.arguments())
 
 
 @app.command()
@@ -211,6 +214,50 @@ def import_command(
         model = readers[name].from_published(name, path)
         model.save_pretrained(folder)
         console.print(f"saved: {folder}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def pull(repo: Annotated[str, typer.Argument(help="A repo on the Hub, ORG/NAME.")], revision: Revision = None) -> None:
+    """Fetch a model from the Hugging Face Hub; from then on it is there without a network."""
+    with _errors_as_messages():
+        from ._hub import find_folder
+        from ._registry import from_pretrained
+
+        folder = find_folder(repo, revision=revision)
+        model = from_pretrained(folder)
+        console.print(f"{type(model).__name__}, commit {folder.name}: {folder}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def push(
+    name: Annotated[str, typer.Argument(help="A model's folder, such as RUN/model, or a bundled model.")],
+    repo: Annotated[str, typer.Argument(help="A repo on the Hub, ORG/NAME; made where there is none.")],
+    revision: Annotated[str | None, typer.Option(help="The branch.", show_default="main")] = None,
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Upload model",
+    private: Private = None,
+    create_pr: Annotated[bool, typer.Option(help="As a pull request.")] = False,
+) -> None:
+    """Bring a model, with its card and pictures, to the Hugging Face Hub, in one commit."""
+    with _errors_as_messages():
+        from ._hub import find_folder, push_folder
+        from ._registry import from_pretrained
+
+        folder = find_folder(name)
+        from_pretrained(folder)
+        options: dict[str, Any] = {"revision": revision, "commit_message": message, "create_pr": create_pr}
+        commit = push_folder(folder, repo, private=private, **options)
+        console.print(f"pushed: {commit.pr_url or commit.commit_url}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def publish(namespace: Annotated[str, typer.Option(help="The user or organisation.")], private: Private = None) -> None:
+    """Bring all bundled models to the Hugging Face Hub, each to NAMESPACE/NAME."""
+    with _errors_as_messages():
+        from ._hub import find_folder, list_pretrained, push_folder
+
+        for name in list_pretrained():
+            commit = push_folder(find_folder(name), f"{namespace}/{name}", private=private)
+            console.print(f"{name}: {commit.commit_url}", soft_wrap=True, highlight=False)
 
 
 @app.command()
