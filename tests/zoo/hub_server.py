@@ -98,6 +98,14 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _entry(name: str, content: bytes) -> dict[str, object]:
+    """A file in the listing of a repo."""
+    entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": _git_oid(content)}
+    if name.endswith(_LARGE):
+        entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 134}
+    return entry
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -245,15 +253,17 @@ class _HubHandler(_Handler):
     def tree(self, kind: str, repo_id: str, revision: str, folder: str | None) -> None:
         if found := self.commit_of(kind, repo_id, revision):
             repo, oid = found
-            entries: list[dict[str, object]] = []
+            prefix = f"{folder}/" if folder else ""
+            entries: dict[str, dict[str, object]] = {}
             for name, content in sorted(repo.commits[oid].items()):
-                if folder and not name.startswith(f"{folder}/"):
+                if not name.startswith(prefix):
                     continue
-                entry = {"type": "file", "path": name, "size": len(content), "oid": _git_oid(content)}
-                if name.endswith(_LARGE):
-                    entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 134}
-                entries.append(entry)
-            self.answer(200, entries)
+                inner = name.removeprefix(prefix).split("/")
+                if len(inner) > 1:
+                    entries[prefix + inner[0]] = {"type": "directory", "path": prefix + inner[0], "size": 0, "oid": oid}
+                if len(inner) == 1 or self.query.get("recursive", "").lower() in ("true", "1"):
+                    entries[name] = _entry(name, content)
+            self.answer(200, list(entries.values()))
 
     def paths(self, kind: str, repo_id: str, revision: str, *, body: bytes) -> None:
         if found := self.commit_of(kind, repo_id, revision):
@@ -263,11 +273,7 @@ class _HubHandler(_Handler):
             files = repo.commits[oid]
             self.answer(
                 200,
-                [
-                    {"type": "file", "path": name, "size": len(files[name]), "oid": _git_oid(files[name])}
-                    for name in wanted
-                    if name in files
-                ],
+                [_entry(name, files[name]) for name in wanted if name in files],
             )
 
     def preupload(self, kind: str, repo_id: str, revision: str, *, body: bytes) -> None:

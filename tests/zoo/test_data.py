@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hamux_zoo import load_images, load_samples
+from hamux_zoo import load_images, load_samples, stream_images
 from hamux_zoo._augmentation import AUGMENTATIONS, augment
 from hamux_zoo._corruptions import gaussian_noise, hide_part, salt_and_pepper, upper_half
 from hamux_zoo._data import Images, Source, read, split_off
@@ -40,6 +40,69 @@ def test_a_folder_is_read_byte_for_byte(tmp_path, channels, monkeypatch):
     images, labels = load_images(saved(tmp_path, [b.squeeze() for b in bytes_]), "train")
     np.testing.assert_array_equal((255 * images).round(), bytes_)
     np.testing.assert_array_equal(labels, [0, 1, 2])
+
+
+@pytest.fixture
+def digits(hub, tmp_path):
+    """A data set on the Hub: 30 images in three files."""
+    bytes_ = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
+    files = {}
+    for part in range(3):
+        folder = tmp_path / str(part)
+        folder.mkdir()
+        path = (
+            saved(folder, list(bytes_[10 * part : 10 * part + 10]), label=[i % 3 for i in range(10)]) / "train.parquet"
+        )
+        files[f"data/train-0000{part}-of-00003.parquet"] = path.read_bytes()
+    files["data/test-00000-of-00001.parquet"] = files["data/train-00000-of-00003.parquet"]
+    hub.add("someone/digits", files, kind="datasets")
+    return bytes_[..., None] / np.float32(255)
+
+
+def test_a_data_set_on_the_hub_is_read_and_stays(hub, digits):
+    for _ in range(2):
+        images, labels = load_images("someone/digits", "train")
+        np.testing.assert_allclose(images, digits, rtol=1e-6)
+        np.testing.assert_array_equal(labels, [i % 3 for i in range(10)] * 3)
+        hub.down = True
+    assert len(load_images("someone/digits", split="test").images) == 10
+
+
+def test_a_data_set_that_the_hub_does_not_show(hub, digits):
+    for name in ("someone/none", "someone/secret"):
+        hub.add("someone/secret", {"a.parquet": b""}, kind="datasets", private=True)
+        with pytest.raises(
+            FileNotFoundError, match=f'"{name}" is neither a folder with a data set nor one that the Hub'
+        ):
+            load_images(name)
+
+
+def test_a_stream_fetches_what_is_looked_at(hub, digits):
+    stream = stream_images("someone/digits", batch_size=8)
+    np.testing.assert_allclose(next(stream).images, digits[:8], rtol=1e-6)
+    assert sum("train-00002" in line for line in hub.log if line.startswith("GET")) == 0
+    rest = list(stream)
+    assert [len(batch.images) for batch in rest] == [8, 8, 6]
+    np.testing.assert_allclose(np.concatenate([batch.images for batch in rest]), digits[8:], rtol=1e-6)
+    np.testing.assert_array_equal(rest[-1].labels, [1, 2, 0, 1, 2, 0])
+
+
+def test_a_parquet_file_and_a_folder_are_streamed_as_they_are_read(tmp_path, photos):
+    path = saved(tmp_path, [np.full((4, 4), 50 * i, np.uint8) for i in range(3)]) / "train.parquet"
+    whole = load_images(path)
+    np.testing.assert_allclose(whole.images[:, 0, 0, 0], np.arange(3) * 50 / 255, rtol=1e-6)
+    for batch in stream_images(path):
+        np.testing.assert_array_equal(batch.images, whole.images)
+        np.testing.assert_array_equal(batch.labels, [0, 1, 2])
+    resized = np.concatenate([batch.images for batch in stream_images(photos, shape=(8, 8, 1), batch_size=4)])
+    np.testing.assert_array_equal(resized, load_images(photos, shape=(8, 8, 1)).images)
+    with pytest.raises(ValueError, match="say which `shape`"):
+        list(stream_images(photos))
+    with pytest.raises(ValueError, match='has no split "test"'):
+        next(stream_images(path, "test"))
+    (tmp_path / "torn.parquet").write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"torn.parquet\" cannot be read"):
+        load_images(tmp_path / "torn.parquet")
 
 
 def test_data_that_cannot_be_read_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 import collections
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,8 +79,9 @@ def load_samples(name: str) -> Images:
 def load_images(
     data: Any, split: str = "train", *, shape: tuple[int, ...] | None = None, skip_bad: bool = False
 ) -> Images:
-    """A split of a data set: its Hub id, a folder (of images, one folder a class, or of a data set's files), a
-    `datasets.Dataset`, a pair of arrays (images, labels), or images alone.
+    """A split of a data set: its Hub id, a folder (of images, one folder a class, or of a data set's files), a parquet
+    file, a `datasets.Dataset`, a pair of arrays (images, labels), or images alone. What does not fit into memory is for
+    `stream_images`.
 
     Images of files are turned upright, brought to `shape`, (height, width, channels), by cutting the middle out of what
     is too long and by Lanczos resampling, and to grey or colour by the channels; without a `shape` they must be alike.
@@ -93,23 +94,54 @@ def load_images(
     return read(data, split, shape=shape, skip_bad=skip_bad).images.take(slice(None))
 
 
+def stream_images(
+    data: Any,
+    split: str = "train",
+    *,
+    shape: tuple[int, ...] | None = None,
+    batch_size: int = 64,
+    skip_bad: bool = False,
+) -> Iterator[Images]:
+    """The images of `load_images`, a batch at a time, for data sets that do not fit: no more than one batch is in
+    memory, and from the Hub no more is fetched than is looked at.
+
+    `data` is a Hub id, a folder, a parquet file or a `datasets.IterableDataset`; the last batch may be smaller.
+    **Raises** as `load_images`, when it comes to what is wrong.
+    """
+    _check_shape(shape)
+    name = _name_of(data)
+    table = _split_of(_open(data, streaming=True), split, name)
+    column, label, names = _columns(table, name)
+    pictures = _Pictures(name, shape, skip_bad)
+    for rows in _undecoded(table, column).iter(batch_size):
+        images = pictures.read(rows[column], rows[label] if label else None, names)
+        if images is not None:
+            yield images.take(slice(None))
+
+
 def read(data: Any, split: str = "train", *, shape: tuple[int, ...] | None = None, skip_bad: bool = False) -> Source:
     """As `load_images`, with the names of the classes, and with how many images were resized or left out."""
-    sized = isinstance(shape, tuple | list) and len(shape) == 3
-    if shape is not None and not (sized and all(type(size) is int and size > 0 for size in shape)):
-        raise ValueError(f"shape is {shape}; images have three whole numbers, (height, width, channels)")
+    _check_shape(shape)
     if isinstance(data, Source):
         return data._replace(images=from_arrays(*data.images, shape))
     if isinstance(data, tuple) and len(data) == 2:
         return Source(from_arrays(*data, shape))
     if hasattr(data, "__array__"):
         return Source(from_arrays(data, None, shape))
-    name = str(data) if isinstance(data, str | os.PathLike) else "the data set"
-    tables = _open(data)
-    if split not in tables:
-        raise ValueError(f'{name} has no split "{split}"; there are {sorted(tables)}')
+    name = _name_of(data)
+    table = _split_of(_open(data), split, name)
     hub_id = data if isinstance(data, str) and not Path(data).expanduser().exists() else None
-    return _from_table(tables[split], name, shape, skip_bad)._replace(hub_id=hub_id)
+    return _from_table(table, name, shape, skip_bad)._replace(hub_id=hub_id)
+
+
+def _check_shape(shape: Any) -> None:
+    sized = isinstance(shape, tuple | list) and len(shape) == 3
+    if shape is not None and not (sized and all(type(size) is int and size > 0 for size in shape)):
+        raise ValueError(f"shape is {shape}; images have three whole numbers, (height, width, channels)")
+
+
+def _name_of(data: Any) -> str:
+    return str(data) if isinstance(data, str | os.PathLike) else "the data set"
 
 
 def from_arrays(images: Any, labels: Any, shape: tuple[int, ...] | None = None) -> Images:
@@ -158,75 +190,127 @@ def splits(data: Any) -> list[str]:
     return sorted(_open(data))
 
 
-def _open(data: Any) -> Any:
+def _open(data: Any, streaming: bool = False) -> Any:
     """The tables by split. **Raises** FileNotFoundError, ValueError."""
     import datasets
 
     if isinstance(data, str | os.PathLike):
+        path = Path(data)
         try:
-            data = datasets.load_dataset(str(data))
+            where = {"path": "parquet", "data_files": str(path)} if path.is_file() else {"path": str(data)}
+            data = datasets.load_dataset(**where, streaming=streaming)
         except (FileNotFoundError, ConnectionError) as error:
-            if Path(data).is_dir():
+            if path.is_dir():
                 raise FileNotFoundError(f'"{data}" holds no images and no data set') from None
             raise FileNotFoundError(
                 f'"{data}" is neither a folder with a data set nor one that the Hub gives: {error}'
             ) from None
-    if isinstance(data, datasets.Dataset):
+        except (ValueError, datasets.exceptions.DatasetBuildError) as error:
+            raise ValueError(f'"{data}" cannot be read: {error.__cause__ or error}') from None
+    if isinstance(data, datasets.Dataset | datasets.IterableDataset):
         return {"train": data}
-    if not isinstance(data, datasets.DatasetDict):
+    if not isinstance(data, datasets.DatasetDict | datasets.IterableDatasetDict):
         raise ValueError(f"data of type {type(data).__name__}; expected a folder, a Hub id, a data set, or arrays")
     return data
 
 
-def _from_table(table: Any, name: str, shape: tuple[int, ...] | None, skip_bad: bool) -> Source:
+def _split_of(tables: Any, split: str, name: str) -> Any:
+    if split not in tables:
+        raise ValueError(f'{name} has no split "{split}"; there are {sorted(tables)}')
+    return tables[split]
+
+
+class _Columns(NamedTuple):
+    image: str
+    label: str | None
+    names: tuple[str, ...]  # of the classes, where they have names
+
+
+def _columns(table: Any, name: str) -> _Columns:
     import datasets
 
-    kinds = {name: type(feature) for name, feature in table.features.items()}
-    image_columns = [name for name, kind in kinds.items() if kind is datasets.Image]
-    label_columns = [name for name, kind in kinds.items() if kind is datasets.ClassLabel]
-    if not label_columns and str(getattr(table.features.get("label"), "dtype", "")).startswith("int"):
-        label_columns = ["label"]
-    if len(image_columns) != 1 or len(label_columns) > 1:
+    kinds = {name: type(feature) for name, feature in (table.features or {}).items()}
+    images = [name for name, kind in kinds.items() if kind is datasets.Image]
+    labels = [name for name, kind in kinds.items() if kind is datasets.ClassLabel]
+    if not labels and str(getattr((table.features or {}).get("label"), "dtype", "")).startswith("int"):
+        labels = ["label"]
+    if len(images) != 1 or len(labels) > 1:
         raise ValueError(f"{name} has columns {list(kinds)}; expected one of images and at most one of class labels")
-    images, kept, bad, resized = [], [], [], 0
-    seen: collections.Counter[tuple[tuple[int, ...], str]] = collections.Counter()
-    for index, stored in enumerate(table.cast_column(image_columns[0], datasets.Image(decode=False))[image_columns[0]]):
-        place = (stored or {}).get("path") or f"image {index} of {name}"
-        try:
-            picture = _decode(stored)
-        except Exception as error:  # whatever a broken file makes Pillow's many readers raise
-            if not skip_bad:
-                raise ValueError(f"{place} cannot be read: {error} (--skip-bad leaves such images out)") from None
-            bad.append(place)
-            continue
-        size, mode = (picture.height, picture.width), picture.mode
-        seen[size, mode] += 1
-        if shape is not None:
-            resized += size != tuple(shape[:2])
-            picture = _fit(picture, shape)
-        images.append(np.asarray(picture))
-        kept.append(index)
-    if not images:
+    label = labels[0] if labels else None
+    return _Columns(images[0], label, tuple(getattr(table.features[label], "names", None) or ()) if label else ())
+
+
+class _Pictures:
+    """The pictures that are read of a table, one after another, and what was seen of them."""
+
+    def __init__(self, name: str, shape: tuple[int, ...] | None, skip_bad: bool):
+        self._name, self._shape, self._skip_bad = name, shape, skip_bad
+        self._count = self._resized = 0
+        self._bad: list[str] = []
+        self._seen: collections.Counter[tuple[tuple[int, ...], str]] = collections.Counter()
+
+    def read(self, stored: Iterable[Any], labels: Any, names: tuple[str, ...]) -> Images | None:
+        """Those of a part of the table, as bytes, and their labels; None where none can be read."""
+        images, kept = [], []
+        for index, one in enumerate(stored):
+            place = (one or {}).get("path") or f"image {self._count} of {self._name}"
+            self._count += 1
+            try:
+                picture = _decode(one)
+            except Exception as error:  # whatever a broken file makes Pillow's many readers raise
+                if not self._skip_bad:
+                    raise ValueError(f"{place} cannot be read: {error} (--skip-bad leaves such images out)") from None
+                self._bad.append(place)
+                continue
+            size = (picture.height, picture.width)
+            self._seen[size, picture.mode] += 1
+            if self._shape is not None:
+                self._resized += size != tuple(self._shape[:2])
+                picture = _fit(picture, self._shape)
+            elif len(self._seen) > 1:
+                continue  # they will be refused, with how many there are of each kind
+            images.append(np.asarray(picture))
+            kept.append(index)
+        if self._shape is None and len(self._seen) > 1:
+            kinds = ", ".join(f"{count} of {h} × {w} {mode}" for ((h, w), mode), count in self._seen.most_common(3))
+            raise ValueError(
+                f"{self._name} has images of several sizes or modes ({kinds}); say which `shape` they should get "
+                "(--set shape=[28,28,1])"
+            )
+        if not images:
+            return None
+        if labels is not None:
+            labels = np.asarray(labels)[kept]
+            if labels.dtype.kind not in "iu":
+                raise ValueError(f"{self._name} has images without a label")
+            if names and labels.max() >= len(names):
+                span = f"labels from {labels.min()} to {labels.max()}"
+                raise ValueError(f"{self._name} has {span} and names for {len(names)} classes")
+        return from_arrays(np.stack(images), labels)
+
+    def notes(self) -> tuple[str, ...]:
+        notes, read = [], self._count - len(self._bad)
+        if self._resized and self._shape is not None:
+            notes.append(f"{self._resized} of {read} images were brought to {self._shape[0]} × {self._shape[1]} pixels")
+        if self._bad:
+            shown = ", ".join(self._bad[:3]) + (", …" if len(self._bad) > 3 else "")
+            notes.append(f"{len(self._bad)} images cannot be read and were left out: {shown}")
+        return tuple(notes)
+
+
+def _undecoded(table: Any, column: str) -> Any:
+    import datasets
+
+    return table.cast_column(column, datasets.Image(decode=False))
+
+
+def _from_table(table: Any, name: str, shape: tuple[int, ...] | None, skip_bad: bool) -> Source:
+    column, label, names = _columns(table, name)
+    pictures = _Pictures(name, shape, skip_bad)
+    images = pictures.read(_undecoded(table, column)[column], table[label] if label else None, names)
+    if images is None:
         raise ValueError(f"{name} holds no image that can be read")
-    if shape is None and len(seen) > 1:
-        kinds_seen = ", ".join(f"{count} of {h} × {w} {mode}" for ((h, w), mode), count in seen.most_common(3))
-        raise ValueError(
-            f"{name} has images of several sizes or modes ({kinds_seen}); say which `shape` they should get "
-            "(--set shape=[28,28,1])"
-        )
-    labels = np.asarray(table[label_columns[0]])[kept] if label_columns else None
-    names = tuple(getattr(table.features[label_columns[0]], "names", None) or ()) if label_columns else ()
-    if labels is not None and labels.dtype.kind not in "iu":
-        raise ValueError(f"{name} has images without a label")
-    if labels is not None and names and labels.max() >= len(names):
-        raise ValueError(f"{name} has labels from {labels.min()} to {labels.max()} and names for {len(names)} classes")
-    notes = []
-    if resized:
-        notes.append(f"{resized} of {len(images)} images were brought to {shape[0]} × {shape[1]} pixels")  # type: ignore
-    if bad:
-        shown = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
-        notes.append(f"{len(bad)} images cannot be read and were left out: {shown}")
-    return Source(from_arrays(np.stack(images), labels), names, tuple(notes))
+    return Source(images, names, pictures.notes())
 
 
 def _decode(stored: dict[str, Any] | None) -> Any:

@@ -384,15 +384,17 @@ def model_card(
     model: ZooModel,
     sections: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     *,
+    path: str | None = None,
     picture: str | None = None,
     datasets: Sequence[str] = (),
     base_model: str | None = None,
     metrics: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
-    """A card that says what the model is and how to use it, with a table for each of `sections`."""
+    """A card that says what the model is and how to use it, from `path` or by its name, with a table for each of
+    `sections`."""
     kind, config = type(model), model.config
     about = (inspect.getdoc(kind) or kind.__name__).split("\n\n")[0].replace("\n", " ").rstrip(".:")
-    uses = [f"from hamux_zoo import {kind.__name__}", "", f'model = {kind.__name__}.from_pretrained("{name}")']
+    uses = [f"from hamux_zoo import {kind.__name__}", "", f'model = {kind.__name__}.from_pretrained("{path or name}")']
     if getattr(config, "classes", 0) and hasattr(model, "classify"):
         uses.append(f"scores = model.classify(image)  # ({config.classes},), the largest is the class")
     if hasattr(model, "retrieve"):

@@ -117,9 +117,10 @@ class Run:
         metrics = {key: value for key, value in measured.items() if key.startswith("validation_")}
         folder, picture = self.path / name, self.path / "samples.png"
         card = model_card(
-            str(folder),
+            self.path.name,
             model,
             sections,
+            path=str(folder),
             picture=picture.name if picture.is_file() else None,
             datasets=self._datasets,
             base_model=self._base_model,
