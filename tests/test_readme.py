@@ -24,6 +24,8 @@ def blocks(language: str) -> list[str]:
 def test_each_python_block_runs_by_itself(tmp_path):
     printed = ""
     for code in blocks("python"):
+        if "push_to_hub" in code:  # against a Hub in tests/zoo/test_hub.py
+            continue
         run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert run.returncode == 0, run.stderr
         printed += run.stdout

@@ -295,6 +295,17 @@ def test_push_and_pull_from_the_command_line(hub, tmp_path):
     assert "hf_" not in refused.stderr + pushed.stdout + pushed.stderr
 
 
+def test_the_readmes_example(hub, tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n([^`]*push_to_hub[^`]*)^```$", readme, flags=re.MULTILINE)
+    environment = os.environ | {"HF_TOKEN": WRITER, "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"pulled what was pushed, commit {hub.repos['models', 'me/my-memory'].refs['main']}: True\n"
+    assert hub.repos["models", "me/my-memory"].private
+
+
 def test_two_processes_pull_at_once(hub, tmp_path):
     hub.add(REPO, files(a_model(pixels=64), tmp_path / "m"))
     environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
@@ -315,6 +326,8 @@ def test_publish_brings_every_bundled_model(hub, tmp_path):
         assert eqx.tree_equal(pulled, from_pretrained(name))
         there = hub.repos["models", f"zoo/{name}"]
         shown = there.commits[there.refs["main"]]
+        base = re.search(rb"base_model: (.*)", shown["README.md"])
+        assert base is None or base[1].decode().removeprefix("zoo/") in names
         assert all(picture in shown for picture in re.findall(r"!\[.*?\]\((.*?)\)", shown["README.md"].decode()))
     before = {repo.refs["main"] for repo in hub.repos.values()}
     run("publish", "--namespace", "zoo", cwd=tmp_path, HF_TOKEN=WRITER)

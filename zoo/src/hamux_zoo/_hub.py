@@ -98,6 +98,8 @@ def push_folder(
         operations: list[Any] = [CommitOperationAdd(name, folder / name) for name in names if name != CARD]
         if CARD in names:
             card = re.sub(r'(?<=from_pretrained\(")[^"]*', repo_id, (folder / CARD).read_text(encoding="utf-8"))
+            if folder.parent == _BUNDLED:  # what it was made of is brought to the same place
+                card = re.sub("(?m)^base_model: ", rf"\g<0>{repo_id.partition('/')[0]}/", card)
             operations.append(CommitOperationAdd(CARD, card.encode()))
         operations += [CommitOperationDelete(name) for name in sorted(there - set(names)) if is_of_weights(name)]
         return api.create_commit(
