@@ -40,7 +40,8 @@ class Repo:
 class Hub:
     """Both servers. What a test may set, and look at:
 
-    - `repos`: by (kind, id), kind "models" or "datasets". `log`: the requests, as "METHOD path".
+    - `repos`: by (kind, id), kind "models" or "datasets". `log`: the requests, as "METHOD path"; `starts`: from which
+      byte on each file was asked for.
     - `before`: called with (hub, method, path) before each answer; what it does is done then.
     - `broken`: how many answers more are 503. `cut`: the number of bytes after which a large file's connection is
       closed, for `cuts` times more. `altered`: large files are given with one byte changed.
@@ -56,6 +57,7 @@ class Hub:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.objects: dict[str, bytes] = {}
         self.log: list[str] = []
+        self.starts: list[int] = []
         self.tokens_seen_by_origin: list[str] = []
         self.before: Callable[[Hub, str, str], None] = lambda hub, method, path: None
         self.broken = 0
@@ -145,6 +147,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """A file, or the rest of it that is asked for."""
         start = int((re.match(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, 0])[1])
         part = content[start:]
+        self.hub.starts.append(start)
         span = {"Content_Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
         if self.hub.cut is not None and len(part) > self.hub.cut and self.hub.take_from("cuts"):
             self.send_response(206 if start else 200)

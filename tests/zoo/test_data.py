@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
-from hamux_zoo import load_images, load_samples, stream_images
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_images, load_samples, stream_images
 from hamux_zoo._augmentation import AUGMENTATIONS, augment
 from hamux_zoo._corruptions import gaussian_noise, hide_part, salt_and_pepper, upper_half
 from hamux_zoo._data import Images, Source, read, split_off
@@ -75,6 +76,20 @@ def test_a_data_set_that_the_hub_does_not_show(hub, digits):
             FileNotFoundError, match=f'"{name}" is neither a folder with a data set nor one that the Hub'
         ):
             load_images(name)
+
+
+def test_the_card_of_a_run_says_what_it_is_from(hub, digits, tmp_path):
+    model = DenseHopfield(DenseHopfieldConfig(shape=(4, 4, 1), memories=4, classes=3), key=jr.key(0))
+    options = {"steps": 2, "batch_size": 4, "quiet": True, "workdir": tmp_path / "run"}
+    finetune(model, "someone/digits", base_model="dense-hopfield-mnist", **options)
+    card = ModelCard.load(tmp_path / "run/model/README.md")
+    assert card.data.datasets == ["someone/digits"]
+    assert card.data.base_model == "dense-hopfield-mnist"
+    measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert measured.keys() == {"validation_loss", "validation_accuracy"}
+    assert "![Examples](samples.png)" in card.text
+    assert (tmp_path / "run/model/samples.png").is_file()
+    assert f'from_pretrained("{tmp_path}/run/model")' in card.text
 
 
 def test_a_stream_fetches_what_is_looked_at(hub, digits):

@@ -20,8 +20,8 @@ COMMAND = Path(sys.executable).with_name("hamux-zoo")
 REPO = "me/mine"
 
 
-def a_model(seed=0, pixels=3):
-    config = DenseHopfieldConfig(shape=(pixels, pixels, 1), memories=4, classes=2, energy="polynomial")
+def a_model(seed=0, pixels=3, memories=4):
+    config = DenseHopfieldConfig(shape=(pixels, pixels, 1), memories=memories, classes=2, energy="polynomial")
     return DenseHopfield(config, key=jr.key(seed))
 
 
@@ -61,7 +61,10 @@ def test_pushing_what_is_there_makes_no_commit(hub):
 
 
 def test_only_a_models_files_are_fetched_each_once(hub, pull, tmp_path):
-    hub.add(REPO, files(a_model(), tmp_path / "m") | {"optimizer.safetensors": b"x" * 100, "notes/a.txt": b"a"})
+    hub.add(
+        REPO,
+        files(a_model(), tmp_path / "m") | {"optimizer.safetensors": b"x" * 100, "notes/a.txt": b"a", "../evil": b""},
+    )
     pull()
     fetched = [line.split("/")[-1] for line in hub.log if line.startswith("GET") and "/resolve/" in line]
     assert sorted(fetched) == ["README.md", "config.json"]
@@ -210,11 +213,12 @@ def test_the_server_is_gone_afterwards(hub, pull, tmp_path):
 
 def test_a_transfer_that_breaks_is_taken_up_again(hub, pull, tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    model = a_model(pixels=64)
+    model = a_model(pixels=64, memories=800)
     hub.add(REPO, files(model, tmp_path / "m"))
-    hub.cut, hub.cuts = 40_000, 2
+    hub.cut, hub.cuts = 11 * 2**20, 2
     assert eqx.tree_equal(pull(), model)
     assert hub.cuts == 0
+    assert [start for start in hub.starts if start] == [10 * 2**20, 20 * 2**20]
 
 
 def test_a_transfer_that_always_breaks_leaves_nothing_half(hub, pull, tmp_path, monkeypatch):

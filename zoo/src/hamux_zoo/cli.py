@@ -70,10 +70,11 @@ def evaluate(
         from ._hub import find_folder
         from ._registry import from_pretrained
 
-        model = from_pretrained(name)
+        folder = find_folder(name)
+        model = from_pretrained(folder)
         others = [other for other in splits(data) if other == "train" != split]
         test, *train = (read(data, each, shape=model.config.shape, skip_bad=skip_bad) for each in (split, *others))
-        test = test.numbered_as(read_config(find_folder(name)).get("class_names", ()))
+        test = test.numbered_as(read_config(folder).get("class_names", ()))
         for note in test.notes:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
         console.print(_as_table(evaluate(model, *(source.images.take(slice(None)) for source in (test, *train)))))
