@@ -22,6 +22,7 @@ _LARGE = (".safetensors", ".parquet")
 @dataclass
 class Repo:
     private: bool = False
+    gated: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)  # commit -> its files
     refs: dict[str, str] = field(default_factory=dict)  # branch or tag -> commit
     messages: list[str] = field(default_factory=list)
@@ -199,6 +200,9 @@ class _HubHandler(_Handler):
     def repo(self, kind: str, repo_id: str) -> Repo | None:
         """The repo, or None, after an answer that it is not there."""
         repo = self.hub.repos.get((kind, repo_id))
+        if repo is not None and repo.gated and not self.may_write:
+            self.answer(403, {"error": "Access to this model is restricted"}, X_Error_Code="GatedRepo")
+            return None
         if repo is None or (repo.private and not self.may_read):
             status = 404 if self.may_read else 401
             self.answer(status, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
@@ -337,7 +341,9 @@ class _HubHandler(_Handler):
         if self.writable() and (repo := self.repo(kind, repo_id)):
             asked = json.loads(body or b"{}")
             name, start = (asked["tag"], name) if what == "tag" else (name, asked.get("startingPoint", "main"))
-            if name in repo.refs:
+            if name.startswith("refs/"):
+                self.answer(400, {"error": "Invalid reference for a branch"})
+            elif name in repo.refs:
                 self.answer(409, {"error": "Reference already exists"})
             elif (oid := repo.resolve(start)) is None:
                 self.answer(404, {"error": f"Invalid rev id: {start}"}, X_Error_Code="RevisionNotFound")

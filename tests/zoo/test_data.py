@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -81,15 +83,48 @@ def test_a_data_set_that_the_hub_does_not_show(hub, digits):
 def test_the_card_of_a_run_says_what_it_is_from(hub, digits, tmp_path):
     model = DenseHopfield(DenseHopfieldConfig(shape=(4, 4, 1), memories=4, classes=3), key=jr.key(0))
     options = {"steps": 2, "batch_size": 4, "quiet": True, "workdir": tmp_path / "run"}
-    finetune(model, "someone/digits", base_model="dense-hopfield-mnist", **options)
+    finetune(model, "someone/digits", base_model="me/mine", **options)
     card = ModelCard.load(tmp_path / "run/model/README.md")
     assert card.data.datasets == ["someone/digits"]
-    assert card.data.base_model == "dense-hopfield-mnist"
+    assert card.data.base_model == "me/mine"
     measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert measured.keys() == {"validation_loss", "validation_accuracy"}
     assert "![Examples](samples.png)" in card.text
     assert (tmp_path / "run/model/samples.png").is_file()
     assert f'from_pretrained("{tmp_path}/run/model")' in card.text
+
+
+def test_a_table_cannot_name_files_elsewhere(hub, tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "secret.png")
+    column = pa.array([{"bytes": None, "path": str(tmp_path / "secret.png")}])
+    (tmp_path / "d").mkdir()
+    features = datasets.Features({"image": datasets.Image()})
+    schema = features.arrow_schema
+    pq.write_table(pa.table({"image": column.cast(schema.field("image").type)}, schema), tmp_path / "d/train.parquet")
+    hub.add("someone/evil", {"train.parquet": (tmp_path / "d/train.parquet").read_bytes()}, kind="datasets")
+    for data in ("someone/evil", tmp_path / "d", tmp_path / "d/train.parquet"):
+        for read_all in (load_images, lambda data: list(stream_images(data))):
+            with pytest.raises(ValueError, match=r"secret.png cannot be read: it lies outside of the data set"):
+                read_all(data)
+
+
+def test_pictures_on_the_hub_are_streamed(hub, photos):
+    files = {str(path.relative_to(photos.parent)): path.read_bytes() for path in photos.rglob("*.*")}
+    hub.add(
+        "someone/pics", {name.replace("photos", "train"): content for name, content in files.items()}, kind="datasets"
+    )
+    whole = load_images("someone/pics", shape=(8, 8, 3))
+    batches = list(stream_images("someone/pics", shape=(8, 8, 3), batch_size=4))
+    assert [len(batch.images) for batch in batches] == [4, 2]
+    np.testing.assert_array_equal(np.concatenate([batch.images for batch in batches]), whole.images)
+    np.testing.assert_array_equal(np.concatenate([batch.labels for batch in batches]), whole.labels)
+    hub.repos["datasets", "someone/pics"].commit(
+        {"train/cats/a.png": b"no picture", "train/dogs/c.png": files["photos/dogs/c.png"]}, "broken"
+    )
+    with pytest.raises(ValueError, match=r"a.png cannot be read"):
+        list(stream_images("someone/pics", shape=(8, 8, 3)))
+    (left,) = stream_images("someone/pics", shape=(8, 8, 3), skip_bad=True)
+    assert len(left.images) == 1
 
 
 def test_a_stream_fetches_what_is_looked_at(hub, digits):
@@ -114,7 +149,9 @@ def test_a_parquet_file_and_a_folder_are_streamed_as_they_are_read(tmp_path, pho
     with pytest.raises(ValueError, match="say which `shape`"):
         list(stream_images(photos))
     with pytest.raises(ValueError, match='has no split "test"'):
-        next(stream_images(path, "test"))
+        stream_images(path, "test")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        stream_images(path, batch_size=0)
     (tmp_path / "torn.parquet").write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"torn.parquet\" cannot be read"):
         load_images(tmp_path / "torn.parquet")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import equinox as eqx
@@ -66,12 +67,13 @@ def test_only_a_models_files_are_fetched_each_once(hub, pull, tmp_path):
         files(a_model(), tmp_path / "m") | {"optimizer.safetensors": b"x" * 100, "notes/a.txt": b"a", "../evil": b""},
     )
     pull()
-    fetched = [line.split("/")[-1] for line in hub.log if line.startswith("GET") and "/resolve/" in line]
-    assert sorted(fetched) == ["README.md", "config.json"]
+    fetched = [line.split("/")[-1] for line in hub.log if line.startswith("GET") and "/api/" not in line]
+    (weights,) = hub.objects
+    assert sorted(fetched) == sorted(["README.md", "config.json", weights])
     assert {path.name for path in cached(tmp_path)} == {"README.md", "config.json", "model.safetensors"}
     hub.log.clear()
     pull()
-    assert hub.log == [f"GET /api/models/{REPO}/revision/main"]
+    assert hub.log == [f"GET /api/models/{REPO}"]
 
 
 def test_branch_tag_and_commit(hub, pull):
@@ -115,6 +117,21 @@ def test_a_card_that_is_there_stays_unless_another_is_given(hub):
             card = None
 
 
+def test_only_the_folders_own_name_becomes_the_repos(hub, tmp_path):
+    card = '---\nlibrary_name: hamux-zoo\n---\n\nA.from_pretrained("mine"); B.from_pretrained("bert-base")\n'
+    a_model().save_pretrained(tmp_path / "mine", card=card)
+    commit = hamux_zoo.push_folder(tmp_path / "mine", REPO, token=WRITER)
+    shown = hub.repos["models", REPO].commits[commit.oid]["README.md"].decode()
+    assert shown.endswith(f'A.from_pretrained("{REPO}"); B.from_pretrained("bert-base")\n')
+
+
+def test_names_of_classes_stay(hub, pull):
+    first = a_model().push_to_hub(REPO, token=WRITER, class_names=["odd", "even"])
+    assert pull().push_to_hub(REPO, token=WRITER).oid == first.oid
+    config = json.loads(hub.repos["models", REPO].commits[first.oid]["config.json"])
+    assert config["class_names"] == ["odd", "even"]
+
+
 def test_the_card_is_one_of_the_hubs(hub):
     from huggingface_hub import ModelCard
 
@@ -131,9 +148,7 @@ def test_the_card_is_one_of_the_hubs(hub):
 def test_shards_are_read_and_those_of_before_go(hub, pull, tmp_path):
     model = a_model()
     model.save_pretrained(tmp_path / "m", shard_size=100)
-    from hamux_zoo._hub import push_folder
-
-    push_folder(tmp_path / "m", REPO, token=WRITER)
+    hamux_zoo.push_folder(tmp_path / "m", REPO, token=WRITER)
     there = hub.repos["models", REPO]
     shards = [name for name in there.commits[there.refs["main"]] if name.startswith("model-")]
     assert len(shards) > 1
@@ -152,7 +167,7 @@ def refused(call, kind, *words):
         call()
     message = str(caught.value)
     assert all(word in message for word in words), message
-    assert not re.search(r"hf_\w+\d{4}", message)
+    assert not re.search(r"hf_\w+|SECRET", message), message
     return message
 
 
@@ -170,6 +185,14 @@ def test_a_private_repo_and_tokens(hub, pull, monkeypatch):
         refused(push, PermissionError, "nothing was pushed to me/mine", why)
     refused(lambda: model.push_to_hub(REPO, token=READER), PermissionError, "may not do this", "rights")
     refused(lambda: model.push_to_hub(REPO, token=False), PermissionError, "refuses the token")
+    for token in ("SECRET\n", "hf_SECRET é", ""):
+        for call in (lambda t: model.push_to_hub(REPO, token=t), lambda t: pull("me/other", token=t)):
+            refused(lambda call=call, token=token: call(token), ValueError, "the token holds")
+
+
+def test_a_gated_repo(hub, pull, tmp_path):
+    hub.add(REPO, files(a_model(), tmp_path / "m")).gated = True
+    refused(pull, PermissionError, "granted")
 
 
 def test_what_does_not_exist(hub, pull, tmp_path):
@@ -185,6 +208,8 @@ def test_what_does_not_exist(hub, pull, tmp_path):
     refused(lambda: pull("me/dense-hopfield-mnst"), FileNotFoundError, "did you mean dense-hopfield-mnist")
     refused(lambda: pull("a b/c"), FileNotFoundError, "org/name")
     refused(lambda: pull("me/a--b"), ValueError, "a--b")
+    for name in ("", "~nosuchuser/x", "me/" + "x" * 300):
+        refused(lambda name=name: pull(name), (FileNotFoundError, ValueError), name)
     refused(lambda: pull("dense-hopfield-mnist", revision="v1"), ValueError, "not on the Hub")
     hub.log.clear()
     refused(lambda: pull(tmp_path / "me" / "none"), FileNotFoundError)
@@ -194,7 +219,7 @@ def test_what_does_not_exist(hub, pull, tmp_path):
 def test_the_server_is_gone_before(hub, pull, tmp_path):
     hub.add(REPO, files(a_model(), tmp_path / "m"))
     hub.down = True
-    refused(pull, ConnectionError, REPO, "did not answer")
+    refused(pull, ConnectionError, REPO, "does not answer")
     assert not cached(tmp_path)
     hub.down = False
     assert eqx.tree_equal(pull(), a_model())
@@ -226,11 +251,47 @@ def test_a_transfer_that_always_breaks_leaves_nothing_half(hub, pull, tmp_path, 
     model = a_model(pixels=64)
     hub.add(REPO, files(model, tmp_path / "m"))
     hub.cut, hub.cuts = 100, 10**6
-    refused(pull, ConnectionError, REPO)
+    assert "disabled" not in refused(pull, ConnectionError, REPO, "does not answer")
     assert "model.safetensors" not in {path.name for path in cached(tmp_path)}
     refused(lambda: pull(local_files_only=True), ConnectionError, "not wholly")
     hub.cuts = 0
     assert eqx.tree_equal(pull(), model)
+
+
+def test_an_update_that_breaks_leaves_what_was_there(hub, pull, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    repo = hub.add(REPO, files(a_model(0, pixels=64), tmp_path / "a"))
+    pull()
+    repo.commit(files(a_model(1, pixels=64), tmp_path / "b"), "better")
+    hub.cut, hub.cuts = 100, 10**6
+    assert eqx.tree_equal(pull(), a_model(0, pixels=64))
+    assert eqx.tree_equal(pull(local_files_only=True), a_model(0, pixels=64))
+    hub.cuts = 0
+    assert eqx.tree_equal(pull(), a_model(1, pixels=64))
+    assert eqx.tree_equal(pull(local_files_only=True), a_model(1, pixels=64))
+
+
+def test_the_weights_of_what_is_no_model_are_not_fetched(hub, pull, tmp_path):
+    others = {"config.json": b'{"model_type": "gpt"}', "model.safetensors": b"x" * 10**6}
+    hub.add("big/llm", others)
+    refused(lambda: pull("big/llm"), ValueError, "format_version is None")
+    assert not any("model.safetensors" in line for line in hub.log)
+
+
+def test_the_server_is_gone_while_pushing(hub, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    first = a_model(0).push_to_hub(REPO, token=WRITER)
+    for step in ("preupload", "PUT", "/commit/"):
+
+        def fail(hub, method, path, step=step):
+            hub.down = step in f"{method} {path}"
+
+        hub.before = fail
+        refused(lambda: a_model(1).push_to_hub(REPO, token=WRITER), ConnectionError, "nothing was pushed", "not answer")
+        assert hub.repos["models", REPO].refs["main"] == first.oid
+    hub.before = lambda hub, method, path: None
+    hub.down = False
+    assert a_model(1).push_to_hub(REPO, token=WRITER).oid != first.oid
 
 
 def test_a_hub_out_of_order_is_asked_again(hub, pull, tmp_path, monkeypatch):
@@ -290,6 +351,7 @@ def test_push_and_pull_from_the_command_line(hub, tmp_path):
     assert f"DenseHopfield, commit {repo.refs['main']}" in pulled.stdout
     offline = run("pull", REPO, cwd=tmp_path, HF_HUB_OFFLINE="1")
     assert offline.stdout == pulled.stdout
+    assert "is here already" in run("pull", "dense-hopfield-mnist", cwd=tmp_path).stderr
     missing = run("pull", "me/none", cwd=tmp_path)
     assert missing.returncode == 1
     assert missing.stderr.startswith('error: "me/none" is neither')
@@ -313,6 +375,8 @@ def test_the_readmes_example(hub, tmp_path):
 def test_two_processes_pull_at_once(hub, tmp_path):
     hub.add(REPO, files(a_model(pixels=64), tmp_path / "m"))
     environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
+    both = threading.Barrier(2, timeout=60)
+    hub.before = lambda hub, method, path: path == f"/api/models/{REPO}" and both.wait()
     pulling = [subprocess.Popen([COMMAND, "pull", REPO], env=environment, stdout=subprocess.PIPE) for _ in range(2)]
     shown = [process.communicate()[0].decode() for process in pulling]
     assert shown[0] == shown[1]
@@ -373,7 +437,7 @@ for n in range(1, 51):
     cut += os.waitpid(child, 0)[1] != 0
     if what == "save":
         config = read_config(folder)
-        found = dict(read_tensors(folder, expected))
+        found = dict(read_tensors(folder, config["sha256"], expected))
         assert all((found[name] == models[config["model"]][name]).all() for name in expected), n
         assert not list(folder.glob(".saved"))
     else:
@@ -401,6 +465,11 @@ def test_no_room_leaves_the_model_that_was_there(tmp_path):
 
     a_model().save_pretrained(tmp_path / "m")
     before = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n/README.md").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"README.md is a folder"):
+        a_model().save_pretrained(tmp_path / "n")
+    assert [path.name for path in (tmp_path / "n").iterdir()] == ["README.md"]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     large = a_model(1, pixels=200)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))

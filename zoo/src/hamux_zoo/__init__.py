@@ -14,6 +14,7 @@ _PUBLIC = {
     "list_pretrained": "_hub",
     "load_images": "_data",
     "load_samples": "_data",
+    "push_folder": "_hub",
     "stream_images": "_data",
     "train": "_training",
 }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ._folder import CARD, existing
+from ._folder import CARD, read_text
 from ._hub import find_folder
 
 
@@ -22,8 +22,9 @@ class Card(NamedTuple):
 
 def read_card(name: str | os.PathLike[str]) -> Card:
     """The model card of a bundled name or a folder. **Raises** FileNotFoundError, or ValueError naming the file."""
-    path = existing(find_folder(name), CARD)
-    match = re.match(r"---\n(.*?)\n---\n(.*)", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    folder = find_folder(name)
+    path = folder / CARD
+    match = re.match(r"---\n(.*?)\n---\n(.*)", read_text(folder, CARD), flags=re.DOTALL)
     if not match:
         raise ValueError(f"{path} does not begin with metadata between two lines of ---")
     try:
@@ -31,7 +32,7 @@ def read_card(name: str | os.PathLike[str]) -> Card:
         results = [result for model in metadata.get("model-index", []) for result in model["results"]]
         metrics = [metric for result in results for metric in result["metrics"]]
         return Card(list(metadata.get("datasets", [])), metrics, match[2])
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} has metadata that are not a model card's: {error!r}") from None
 
 

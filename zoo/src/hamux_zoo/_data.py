@@ -1,6 +1,7 @@
 """Images and labels as arrays: from the samples shipped with the package, a folder, the Hub, `datasets`, or arrays."""
 
 import collections
+import contextlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Num
+
+from ._hub import answers
 
 _SAMPLES = Path(__file__).parent / "samples"
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -106,17 +109,20 @@ def stream_images(
     memory, and from the Hub no more is fetched than is looked at.
 
     `data` is a Hub id, a folder, a parquet file or a `datasets.IterableDataset`; the last batch may be smaller.
-    **Raises** as `load_images`, when it comes to what is wrong.
+    **Raises** as `load_images`, of an image when it comes to it; ValueError for a `batch_size` below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
     _check_shape(shape)
     name = _name_of(data)
     table = _split_of(_open(data, streaming=True), split, name)
     column, label, names = _columns(table, name)
-    pictures = _Pictures(name, shape, skip_bad)
-    for rows in _undecoded(table, column).iter(batch_size):
-        images = pictures.read(rows[column], rows[label] if label else None, names)
-        if images is not None:
-            yield images.take(slice(None))
+    pictures = _Pictures(name, shape, skip_bad, _places(data))
+    parts = (
+        pictures.read(rows[column], rows[label] if label else None, names)
+        for rows in _undecoded(table, column).iter(batch_size)
+    )
+    return (images.take(slice(None)) for images in parts if images is not None)
 
 
 def read(data: Any, split: str = "train", *, shape: tuple[int, ...] | None = None, skip_bad: bool = False) -> Source:
@@ -131,7 +137,7 @@ def read(data: Any, split: str = "train", *, shape: tuple[int, ...] | None = Non
     name = _name_of(data)
     table = _split_of(_open(data), split, name)
     hub_id = data if isinstance(data, str) and not Path(data).expanduser().exists() else None
-    return _from_table(table, name, shape, skip_bad)._replace(hub_id=hub_id)
+    return _from_table(table, _Pictures(name, shape, skip_bad, _places(data)), name)._replace(hub_id=hub_id)
 
 
 def _check_shape(shape: Any) -> None:
@@ -196,9 +202,10 @@ def _open(data: Any, streaming: bool = False) -> Any:
 
     if isinstance(data, str | os.PathLike):
         path = Path(data)
+        where = {"path": "parquet", "data_files": str(path)} if path.is_file() else {"path": str(data)}
         try:
-            where = {"path": "parquet", "data_files": str(path)} if path.is_file() else {"path": str(data)}
-            data = datasets.load_dataset(**where, streaming=streaming)
+            with contextlib.nullcontext() if path.exists() else answers("of", str(data)):
+                data = datasets.load_dataset(**where, streaming=streaming)
         except (FileNotFoundError, ConnectionError) as error:
             if path.is_dir():
                 raise FileNotFoundError(f'"{data}" holds no images and no data set') from None
@@ -243,8 +250,8 @@ def _columns(table: Any, name: str) -> _Columns:
 class _Pictures:
     """The pictures that are read of a table, one after another, and what was seen of them."""
 
-    def __init__(self, name: str, shape: tuple[int, ...] | None, skip_bad: bool):
-        self._name, self._shape, self._skip_bad = name, shape, skip_bad
+    def __init__(self, name: str, shape: tuple[int, ...] | None, skip_bad: bool, places: tuple[str, ...] | None = None):
+        self._name, self._shape, self._skip_bad, self._places = name, shape, skip_bad, places
         self._count = self._resized = 0
         self._bad: list[str] = []
         self._seen: collections.Counter[tuple[tuple[int, ...], str]] = collections.Counter()
@@ -256,7 +263,7 @@ class _Pictures:
             place = (one or {}).get("path") or f"image {self._count} of {self._name}"
             self._count += 1
             try:
-                picture = _decode(one)
+                picture = _decode(one, self._places)
             except Exception as error:  # whatever a broken file makes Pillow's many readers raise
                 if not self._skip_bad:
                     raise ValueError(f"{place} cannot be read: {error} (--skip-bad leaves such images out)") from None
@@ -301,26 +308,57 @@ class _Pictures:
 def _undecoded(table: Any, column: str) -> Any:
     import datasets
 
+    if isinstance(table, datasets.IterableDataset):
+        return table.decode(False)
     return table.cast_column(column, datasets.Image(decode=False))
 
 
-def _from_table(table: Any, name: str, shape: tuple[int, ...] | None, skip_bad: bool) -> Source:
+def _places(data: Any) -> tuple[str, ...] | None:
+    """Where the files may lie that a table names: in the folder that was given, the parts of the caches that hold data
+    sets, and, for a stream, the Hub's repo. None, for a table that is in memory, is anywhere."""
+    if not isinstance(data, str | os.PathLike):
+        return None
+    import datasets
+    from huggingface_hub import constants
+
+    if Path(data).is_dir():
+        return (os.path.abspath(data),)
+    caches = (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)
+    return (*map(os.path.abspath, caches), f"hf://datasets/{data}@")
+
+
+def _from_table(table: Any, pictures: _Pictures, name: str) -> Source:
     column, label, names = _columns(table, name)
-    pictures = _Pictures(name, shape, skip_bad)
     images = pictures.read(_undecoded(table, column)[column], table[label] if label else None, names)
     if images is None:
         raise ValueError(f"{name} holds no image that can be read")
     return Source(images, names, pictures.notes())
 
 
-def _decode(stored: dict[str, Any] | None) -> Any:
-    """An upright picture of 8 bits a channel, grey or in colour."""
-    from PIL import Image, ImageOps
+def _content(stored: dict[str, Any] | None, places: tuple[str, ...] | None) -> io.BytesIO:
+    """The bytes of an image, which are in the table, or in a file that lies in one of the `places`."""
+    import fsspec
 
     if stored is None:
         raise ValueError("it is missing")
-    source = stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"])
-    with Image.open(source) as picture:
+    if stored["bytes"] is not None:
+        return io.BytesIO(stored["bytes"])
+    path = stored["path"]
+    *_, whole = path.split("::")  # of a file in an archive, the archive
+    remote = "://" in whole
+    place = whole if remote else os.path.abspath(whole)
+    inside = places is None or any(place.startswith(p if remote else os.path.join(p, "")) for p in places)
+    if not inside:
+        raise ValueError("it lies outside of the data set")
+    with fsspec.open(path, "rb") as file:
+        return io.BytesIO(file.read())
+
+
+def _decode(stored: dict[str, Any] | None, places: tuple[str, ...] | None) -> Any:
+    """An upright picture of 8 bits a channel, grey or in colour."""
+    from PIL import Image, ImageOps
+
+    with Image.open(_content(stored, places)) as picture:
         if picture.mode not in _EIGHT_BIT:
             raise ValueError(f"mode {picture.mode}; expected 8 bits a channel")
         upright = ImageOps.exif_transpose(picture)

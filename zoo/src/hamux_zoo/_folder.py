@@ -8,11 +8,13 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import re
 import shutil
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ FORMAT_VERSION = 2
 SHARD_SIZE = 2 * 10**9  # bytes
 FLOATS = ("F16", "BF16", "F32", "F64")
 
+_KEYS = ("model_type", "format_version", "hamux_zoo_version", "config", "class_names", "sha256")
 _SHARDS = "model{suffix}.safetensors"
 _OF_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 _LARGEST_TEXT, _LARGEST_HEADER = 2**20, 2**24  # bytes
@@ -38,13 +41,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     that is not known.
     """
     _take_over(folder)
-    path = existing(folder, CONFIG)
+    return _config(folder)
+
+
+def read_text(folder: Path, name: str) -> str:
+    """A text in a model's folder. **Raises** as `existing`; ValueError for a file that is too large, or no text."""
+    path = existing(folder, name)
     if (size := path.stat().st_size) > _LARGEST_TEXT:
         raise ValueError(f"{path} has {size} bytes; {_LARGEST_TEXT} are the most that are read")
     try:
-        saved = json.loads(
-            path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique
-        )
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text: {error}") from None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    text, path = read_text(folder, CONFIG), folder / CONFIG
+    try:
+        saved = json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(saved, dict):
@@ -70,28 +84,30 @@ def _with_files(saved: dict[str, Any]) -> dict[str, Any]:
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_files}  # from a format to the next
 
 
-def read_tensors(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of the weights, one after another, which must be those of `expected`, shape by shape, in floats.
+def read_tensors(
+    folder: Path, checksums: Mapping[str, str | None], expected: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of the weights, one after another, which must be those of `expected`, shape by shape, in floats;
+    `checksums` are those of the files, as `config.json` has them under "sha256".
 
     **Raises** FileNotFoundError, or ValueError naming the file and the tensor, what was expected and what was found.
     """
-    checksums = read_config(folder)["sha256"]
     paths = [existing(folder, name) for name in checksums]
     found: dict[str, Path] = {}
     for path in paths:
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118
                 if name in found:
-                    raise ValueError(f'{path} and {found[name].name} both hold tensor "{name}"')
+                    raise ValueError(f'{path} and {found[name].name} both hold tensor "{name[:80]}"')
                 found[name] = path
                 stored = file.get_slice(name)
                 shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
                 if name in expected and shape != tuple(expected[name]):
                     raise ValueError(f'{path}: tensor "{name}" has shape {shape}, the config expects {expected[name]}')
                 if dtype not in FLOATS:
-                    raise ValueError(f'{path}: tensor "{name}" is {dtype}, expected one of {", ".join(FLOATS)}')
+                    raise ValueError(f'{path}: tensor "{name[:80]}" is {dtype}, expected one of {", ".join(FLOATS)}')
     if found.keys() != expected.keys():
-        missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+        missing, unknown = _some(expected.keys() - found.keys()), _some(found.keys() - expected.keys())
         whole = paths[0] if len(paths) == 1 else folder
         raise ValueError(f"{whole} does not fit its {CONFIG}: missing tensors {missing}, unknown {unknown}")
     for path in paths:
@@ -115,10 +131,17 @@ def write_folder(
     They are written aside, and count from the moment when their own folder gets its name: a crash leaves the old model
     or the new one. **Raises** OSError when they cannot be written; the old model stays.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        _write(folder, config, tensors, card, shard_size)
+
+
+def _write(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], card: str, shard_size: int
+) -> None:
     from huggingface_hub import split_state_dict_into_shards_factory
 
-    folder.mkdir(parents=True, exist_ok=True)
-    _take_over(folder)
+    _take_over_locked(folder)
     for left in folder.glob(f"{_ASIDE}*"):
         shutil.rmtree(left)
     aside = Path(tempfile.mkdtemp(prefix=_ASIDE, dir=folder))
@@ -135,13 +158,24 @@ def write_folder(
             (aside / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         checksums = {file: _sha256(aside / file) for file in parts.filename_to_tensors}
         saved = {**config, "format_version": FORMAT_VERSION, "sha256": checksums}
-        (aside / CONFIG).write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
+        write_config(aside, saved)
+        for path in aside.iterdir():
+            if (folder / path.name).is_dir():
+                raise IsADirectoryError(f"{folder / path.name} is a folder; a model has a file of this name")
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
         aside.rename(folder / _READY)
     except SafetensorError as error:
         raise OSError(f"no model could be saved in {folder}: {error}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    _take_over(folder)
+    _take_over_locked(folder)
+
+
+def write_config(folder: Path, saved: Mapping[str, Any]) -> None:
+    """Write `config.json`, its keys in the same order always."""
+    ordered = {key: saved[key] for key in (*_KEYS, *saved) if key in saved}
+    (folder / CONFIG).write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
 
 
 def files_of(folder: Path) -> list[str]:
@@ -163,7 +197,8 @@ def existing(folder: Path, name: str) -> Path:
     path, home = folder / name, folder.resolve()
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; a model's folder holds {CONFIG}, {WEIGHTS} and {CARD}")
-    home = home.parents[1] if home.parent.name == "snapshots" else home
+    if home.parent.name == "snapshots" and home.parents[1].name.startswith("models--"):
+        home = home.parents[1]
     if not path.resolve().is_relative_to(home):
         raise ValueError(f"{path} is a link out of its folder, and is not followed")
     return path
@@ -171,17 +206,39 @@ def existing(folder: Path, name: str) -> Path:
 
 def _take_over(folder: Path) -> None:
     """Finish a save that has written all its files, and was perhaps cut short then."""
+    if (folder / _READY).is_dir():
+        with _locked(folder):
+            _take_over_locked(folder)
+
+
+def _take_over_locked(folder: Path) -> None:
     ready = folder / _READY
     if ready.is_symlink() or not ready.is_dir():
         return
     for file in sorted(ready.iterdir(), key=lambda file: file.name == CONFIG):
-        with contextlib.suppress(FileNotFoundError):  # another process does the same
-            file.replace(folder / file.name)
-    shutil.rmtree(ready, ignore_errors=True)
-    wanted = read_config(folder)["sha256"]
+        file.replace(folder / file.name)
+    ready.rmdir()
+    wanted = _config(folder)["sha256"]
     for file in folder.iterdir():
         if is_of_weights(file.name) and file.name not in wanted and (file.name != INDEX or len(wanted) == 1):
             file.unlink()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time changes the folder; a lock goes with the process that holds it, however that ends."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # of a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager
@@ -197,6 +254,12 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or corrupt ({size} bytes): {error}") from None
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of the names, each no longer than a line."""
+    shown = sorted(names)
+    return str([name[:80] for name in shown[:5]]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
 
 
 def _size(tensor: np.ndarray) -> int:

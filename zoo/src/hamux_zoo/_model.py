@@ -154,7 +154,12 @@ class ZooModel(eqx.Module):
         folder = find_folder(
             name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        saved, path = read_config(folder), folder / CONFIG
+        return cls._of_folder(folder, read_config(folder))
+
+    @classmethod
+    def _of_folder(cls, folder: Path, saved: Mapping[str, Any]) -> Self:
+        """The model of a folder whose `config.json` holds `saved`."""
+        path = folder / CONFIG
         if saved.get("model_type") != cls.model_type:
             raise ValueError(f"{path}: model_type is {saved.get('model_type')!r}, {cls.__name__} is {cls.model_type!r}")
         config = make_config(cls, saved.get("config"), path)
@@ -163,7 +168,7 @@ class ZooModel(eqx.Module):
         except Exception as error:  # whatever numbers out of all proportion make jax raise
             raise ValueError(f"{path}: no {cls.__name__} can be made of this config: {error}") from None
         named = named_leaves(skeleton)
-        tensors = read_tensors(folder, {name: leaf.shape for name, leaf in named.items()})
+        tensors = read_tensors(folder, saved["sha256"], {name: leaf.shape for name, leaf in named.items()})
         leaves = {name: jnp.asarray(tensor) for name, tensor in tensors}
         return jax.tree.unflatten(jax.tree.structure(skeleton), [leaves[name] for name in named])
 
@@ -223,16 +228,17 @@ class ZooModel(eqx.Module):
 
         - `private`: whether a repo that is made now is shown to its owner alone. `revision`: the branch, made where
           there is none. `create_pr`: as a pull request.
-        - `card` and `class_names` as in `save_pretrained`; without a `card`, one that is there stays.
+        - `card` and `class_names` as in `save_pretrained`; without a `card` what is there stays, the card and the
+          classes' names.
 
-        `hamux-zoo push` brings a saved folder with all that is in it. **Raises** PermissionError when the Hub refuses
-        the token, ConnectionError when it does not answer, and ValueError when another has pushed at the same time, or
-        the repo's name or the card are not as the Hub wants them.
+        `hamux_zoo.push_folder` and `hamux-zoo push` bring a folder, such as RUN/model, with its own card and pictures.
+
+        **Raises** PermissionError when the Hub refuses the token, ConnectionError when it does not answer, and
+        ValueError when another has pushed at the same time, or the repo's name or the card are not as the Hub wants.
         """
         with tempfile.TemporaryDirectory() as aside:
             folder = Path(aside)
-            card, keep_card = card or model_card(repo_id, self), card is None
-            self.save_pretrained(folder, card=card, class_names=class_names)
+            self.save_pretrained(folder, card=card or model_card(repo_id, self), class_names=class_names)
             return push_folder(
                 folder,
                 repo_id,
@@ -241,7 +247,7 @@ class ZooModel(eqx.Module):
                 commit_message=commit_message,
                 create_pr=create_pr,
                 token=token,
-                keep_card=keep_card,
+                keep=card is None,
             )
 
 

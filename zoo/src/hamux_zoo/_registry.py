@@ -66,11 +66,12 @@ def from_pretrained(
     the known ones.
     """
     folder = find_folder(name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    model_type = read_config(folder).get("model_type")
+    saved = read_config(folder)
+    model_type = saved.get("model_type")
     classes = model_classes()
     if not isinstance(model_type, str) or model_type not in classes:
         raise ValueError(f"{folder / CONFIG}: unknown model_type {model_type!r}; known are {sorted(classes)}")
-    return classes[model_type].from_pretrained(folder)
+    return classes[model_type]._of_folder(folder, saved)
 
 
 def _is_defined_in(module, value) -> bool:

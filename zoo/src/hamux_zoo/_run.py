@@ -113,7 +113,8 @@ class Run:
 
     def _write(self, model: ZooModel, name: str) -> None:
         measured = {key: value for key, value in self._log.lines()[-1].items() if key not in TIMINGS}
-        sections = {"Recipe": self._identity, "Measured on images held out": measured}
+        recipe = self._identity if self._base_model is None else {"base model": self._base_model, **self._identity}
+        sections = {"Recipe": recipe, "Measured on images held out": measured}
         metrics = {key: value for key, value in measured.items() if key.startswith("validation_")}
         folder, picture = self.path / name, self.path / "samples.png"
         card = model_card(
@@ -123,7 +124,7 @@ class Run:
             path=str(folder),
             picture=picture.name if picture.is_file() else None,
             datasets=self._datasets,
-            base_model=self._base_model,
+            base_model=self._base_model if "/" in (self._base_model or "") else None,  # an id on the Hub
             metrics=metrics,
         )
         model.save_pretrained(folder, card=card, class_names=self._names)

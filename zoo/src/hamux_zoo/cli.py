@@ -167,11 +167,14 @@ def finetune(
     with _errors_as_messages():
         given = _TrainingOptions(**options)
         given.join()
+        from ._hub import find_folder
         from ._registry import from_pretrained
         from ._training import finetune
 
-        model = from_pretrained(name).with_config(**_settings(settings or []))
-        finetune(model, base_model=None if Path(name).is_dir() else name, **given.arguments())
+        folder = find_folder(name)
+        base_model = None if folder == Path(name).expanduser() else name
+        model = from_pretrained(folder).with_config(**_settings(settings or []))
+        finetune(model, base_model=base_model, **given.arguments())
 
 
 @app.command()
@@ -225,6 +228,8 @@ def pull(repo: Annotated[str, typer.Argument(help="A repo on the Hub, ORG/NAME."
         from ._registry import from_pretrained
 
         folder = find_folder(repo, revision=revision)
+        if folder.parent.name != "snapshots":
+            raise ValueError(f'"{repo}" is here already: {folder}')
         model = from_pretrained(folder)
         console.print(f"{type(model).__name__}, commit {folder.name}: {folder}", soft_wrap=True, highlight=False)
 
