@@ -1,12 +1,16 @@
 """Figures: what is drawn, and on which axes."""
 
+import jax.numpy as jnp
+import jax.random as jr
 import matplotlib
 import numpy as np
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from jax.tree_util import Partial
 from PIL import Image, ImageSequence
 
+import hamux
 from hamux_zoo import plots
 
 
@@ -87,3 +91,20 @@ def test_a_gif_has_a_frame_for_every_step(tmp_path):
     brightness = [frame[height // 2, width // 5] for frame in frames]
     np.testing.assert_allclose(brightness, [0, 85, 170, 255], atol=4)
     assert plt.get_fignums() == figures
+
+
+def test_a_ham_is_drawn_with_all_its_parts():
+    layers = {"a": hamux.Neurons(hamux.lagr_tanh, 3), "b": hamux.Neurons(Partial(hamux.lagr_softmax, beta=2.0), (2, 2))}
+    synapses = {"w": hamux.DenseSynapse(jr.key(0), 3, 2), "own": lambda g, h: -jnp.sum(g * h)}
+    ham = hamux.HAM(layers, synapses, [(("a", "b"), "w"), (("a", "a"), "own")])
+    xs = ham.init_states(key=jr.key(1))
+    tree = ham.energy_tree(ham.activations(xs), xs)
+    _, ax = plt.subplots()
+    assert plots.draw(ham, tree, ax) is ax
+    shown = {text.get_text().split("\n")[0]: text.get_text().split("\n")[1:] for text in ax.texts if text.get_text()}
+    assert shown["a (3,)"] == ["tanh", f"E = {tree['neurons']['a']:.4g}"]
+    assert shown["b (2, 2)"][0] == "softmax"
+    assert shown["w"] == ["DenseSynapse", f"E = {tree['connections'][0]:.4g}"]
+    assert shown["own"][1] == f"E = {tree['connections'][1]:.4g}"
+    assert sum(not text.get_text() for text in ax.texts) == 4  # lines, two of them from "own" to "a"
+    plt.close(ax.figure)

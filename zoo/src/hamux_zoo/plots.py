@@ -1,5 +1,6 @@
 """Figures of memories at work. A function draws on matplotlib axes, or makes them, and returns what it drew on."""
 
+import collections
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -207,3 +208,46 @@ def memories(images: Float[np.ndarray, "count height width channels"], columns: 
     sheet = padded.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
     ax = plt.subplots(figsize=(0.5 * columns, 0.5 * rows), layout="constrained")[1]
     return show_image(sheet.reshape(rows * (height + 1), columns * (width + 1), channels), ax)
+
+
+def draw(ham: Any, energies: Mapping[str, Any] | None = None, ax: Axes | None = None) -> Axes:
+    """A HAM as its hypergraph: layers of neurons on the left, with shape and Lagrangian, the first connection's at the
+    bottom; hypersynapses on the right, with a line to each of their layers.
+
+    With `energies`, a `ham.energy_tree(gs, xs)`, every part shows its own.
+    """
+    layers = list(dict.fromkeys([*(name for names, _ in ham.connections for name in names), *ham.neurons]))
+    rows = max(len(layers), len(ham.connections))
+    ax = ax or plt.subplots(figsize=(6.4, 0.9 * rows + 0.4), layout="constrained")[1]
+    heights = {name: (i + 0.5) * rows / len(layers) for i, name in enumerate(layers)}
+    own = [sum(heights[name] for name in names) / len(names) for names, _ in ham.connections]
+    places = (np.arange(len(own)) + 0.5) * rows / max(len(own), 1)
+    box = {"boxstyle": "round,pad=0.5", "facecolor": "white", "linewidth": 1.4}
+    for rank, i in enumerate(sorted(range(len(own)), key=lambda i: (own[i], i))):
+        names, synapse = ham.connections[i]
+        for name, count in collections.Counter(names).items():
+            for bend in 0.25 * (np.arange(count) - (count - 1) / 2):
+                ax.annotate(
+                    "",
+                    (0.0, heights[name]),
+                    (1.0, places[rank]),
+                    arrowprops={"arrowstyle": "-", "color": "0.5", "connectionstyle": f"arc3,rad={bend}"},
+                )
+        text = f"{synapse}\n{_kind(ham.synapses[synapse])}"
+        text += f"\nE = {float(energies['connections'][i]):.4g}" if energies else ""
+        ax.text(1, places[rank], text, ha="center", va="center", fontsize=8, bbox=box | {"edgecolor": COLOURS[1]})
+    for name in layers:
+        layer = ham.neurons[name]
+        text = f"{name} {tuple(layer.shape)}\n{_kind(layer.lagrangian)}"
+        text += f"\nE = {float(energies['neurons'][name]):.4g}" if energies else ""
+        ax.text(0, heights[name], text, ha="center", va="center", fontsize=8, bbox=box | {"edgecolor": COLOURS[0]})
+    ax.set(xlim=(-0.5, 1.5), ylim=(0, rows))
+    ax.set_axis_off()
+    return ax
+
+
+def _kind(thing: Any) -> str:
+    """The name of a Module's class, or of the function in it: "tanh" of `lagr_tanh`, however it is wrapped."""
+    while inner := getattr(thing, "function", None) or getattr(thing, "lagrangian", None):
+        thing = inner
+    return getattr(thing, "__name__", type(thing).__name__).removeprefix("lagr_")
