@@ -82,7 +82,7 @@ def test_core_knows_no_zoo_and_an_architecture_only_the_model():
 
 def test_top_level():
     usual = {"LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".gitignore", ".pre-commit-config.yaml", ".ci"}
-    house = {"packages", "zoo", "notebooks", "tests", "pyproject.toml", "uv.lock", "README.md"}
+    house = {"packages", "zoo", "notebooks", "tests", "pyproject.toml", "uv.lock", "README.md", "mkdocs.yml"}
     assert {path.relative_to(ROOT).parts[0] for path in tracked_files()} == house | usual
 
 
