@@ -361,6 +361,7 @@ def test_push_and_pull_from_the_command_line(hub, tmp_path):
     assert "hf_" not in refused.stderr + pushed.stdout + pushed.stderr
 
 
+@pytest.mark.slow
 def test_the_readmes_example(hub, tmp_path):
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     (code,) = re.findall(r"^```python\n([^`]*push_to_hub[^`]*)^```$", readme, flags=re.MULTILINE)
@@ -372,6 +373,7 @@ def test_the_readmes_example(hub, tmp_path):
     assert hub.repos["models", "me/my-memory"].private
 
 
+@pytest.mark.slow
 def test_two_processes_pull_at_once(hub, tmp_path):
     hub.add(REPO, files(a_model(pixels=64), tmp_path / "m"))
     environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
@@ -451,7 +453,7 @@ print("cut short:", cut)
 """
 
 
-@pytest.mark.parametrize("what", ["save", "pull"])
+@pytest.mark.parametrize("what", ["save", pytest.param("pull", marks=pytest.mark.slow)])
 def test_killed_at_any_moment_the_next_run_works(hub, tmp_path, what):
     hub.add(REPO, files(a_model(pixels=128), tmp_path / "m"))
     killed = [sys.executable, "-W", "ignore", "-c", KILLED, what, str(tmp_path / "kept")]

@@ -277,7 +277,7 @@ def fuzz(tmp_path_factory, cases):
 
 
 def test_fuzzed_files_are_refused_or_right(tmp_path_factory):
-    fuzz(tmp_path_factory, 300)
+    fuzz(tmp_path_factory, 200)
 
 
 @pytest.mark.slow
