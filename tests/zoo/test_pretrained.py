@@ -29,7 +29,7 @@ from hamux_zoo.cli import app
 README = (Path(__file__).parents[2] / "README.md").read_text()
 HOPFIELD = {"dense-hopfield-mnist": "mnist", "dense-hopfield-fashion-mnist": "fashion-mnist"}
 TRANSFORMERS = {"et-small-cifar10": "cifar10", "et-small-cifar10-classify": "cifar10", "et-small-mnist": "mnist"}
-CONVOLUTIONAL = {"conv-ham-mnist": "mnist"}
+CONVOLUTIONAL = {"conv-ham-cifar10": "cifar10", "conv-ham-mnist": "mnist"}
 BUNDLED = HOPFIELD | TRANSFORMERS | CONVOLUTIONAL
 
 
@@ -140,12 +140,12 @@ def test_a_convolutional_ham_names_and_completes_as_well_as_its_card_says(convol
     name, model, (images, labels) = convolutional
     assert isinstance(model, ConvHAM)
     assert_errs_no_more_than_its_card_says(name, error(classify(model, images), labels), images)
-    some, known = images[:10], all_but_a_quarter(model.config.shape)
+    some, known = images[:20], all_but_a_quarter(model.config.shape)
     hidden = np.broadcast_to(~known, some.shape)
     completed = retrieve(model, some, known)
     mse, of_mean_colour = (hidden_mse(guess, some, hidden) for guess in (completed.x, mean_colour(some, hidden)))
     assert mse < 1.3 * score(name, "quarter")
-    assert mse < of_mean_colour
+    assert (mse < of_mean_colour) == (name != "conv-ham-cifar10")  # whose card says that it is worse
     assert np.all(completed.converged)
     np.testing.assert_array_equal(completed.x[:, known], some[:, known])
 
