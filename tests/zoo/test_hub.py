@@ -339,6 +339,7 @@ def run(*arguments, cwd, **environment):
     return subprocess.run([COMMAND, *arguments], cwd=cwd, env=shown, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_push_and_pull_from_the_command_line(hub, tmp_path):
     a_model().save_pretrained(tmp_path / "run/model")
     pushed = run("push", "run/model", REPO, "--message", "Mine", cwd=tmp_path, HF_TOKEN=WRITER)

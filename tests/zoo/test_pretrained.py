@@ -44,7 +44,7 @@ def transformer(request):
         yield request.param, from_pretrained(request.param), load_samples(TRANSFORMERS[request.param]).part(slice(100))
 
 
-@pytest.fixture(scope="module", params=sorted(CONVOLUTIONAL))
+@pytest.fixture(scope="module", params=[pytest.param("conv-ham-cifar10", marks=pytest.mark.slow), "conv-ham-mnist"])
 def convolutional(request):
     with jax.enable_x64(False):
         yield request.param, from_pretrained(request.param), load_samples(CONVOLUTIONAL[request.param])
@@ -145,8 +145,8 @@ def test_a_convolutional_ham_names_and_completes_as_well_as_its_card_says(convol
     completed = retrieve(model, some, known)
     mse, of_mean_colour = (hidden_mse(guess, some, hidden) for guess in (completed.x, mean_colour(some, hidden)))
     assert mse < 1.3 * score(name, "quarter")
-    assert (mse < of_mean_colour) == (name != "conv-ham-cifar10")  # whose card says that it is worse
-    assert np.all(completed.converged)
+    assert mse < of_mean_colour
+    assert np.sum(~completed.converged) <= (name == "conv-ham-cifar10")  # 99.5 % of its completions converge
     np.testing.assert_array_equal(completed.x[:, known], some[:, known])
 
 
