@@ -29,3 +29,13 @@ def hub():
     _HUB.reset()
     yield _HUB
     _HUB.reset()
+
+
+@pytest.fixture
+def pull(tmp_path):
+    """`from_pretrained` with a cache of the test's own."""
+    from hub_client import REPO
+
+    from hamux_zoo import from_pretrained
+
+    return lambda name=REPO, **options: from_pretrained(name, cache_dir=tmp_path / "cache", **options)
