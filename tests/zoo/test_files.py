@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import struct
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -137,36 +139,12 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
         from_pretrained("resnet")
 
 
-RING = """
-import dataclasses
-from typing import ClassVar
-import equinox as eqx, hamux
-from hamux_zoo._model import ZooModel
-
-@dataclasses.dataclass(frozen=True)
-class RingConfig:
-    dim: int = 4
-
-class Ring(ZooModel):
-    model_type: ClassVar[str] = "ring"
-    config: RingConfig = eqx.field(static=True)
-    ham: hamux.HAM
-    def __init__(self, config, *, key):
-        self.config = config
-        neurons = {"ring": hamux.Neurons(hamux.lagr_tanh, config.dim)}
-        synapse = hamux.DenseSynapse(key, config.dim, config.dim)
-        self.ham = hamux.HAM(neurons, {"next": synapse}, [(("ring", "ring"), "next")])
-    def encode(self, x): return {"ring": x}
-    def decode(self, xs): return xs["ring"]
-"""
-
-
 def test_a_new_architecture_is_one_file(tmp_path, monkeypatch):
-    (tmp_path / "ring.py").write_text(RING)
+    shutil.copy(Path(__file__).parent / "ring_memory.py", tmp_path)
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
     assert list_models() == ["conv-ham", "dense-hopfield", "energy-transformer", "ring"]
     from hamux_zoo import Ring, RingConfig
 
-    ring = Ring(RingConfig(dim=5), key=jr.key(1))
+    ring = Ring(RingConfig(shape=(2, 2, 5)), key=jr.key(1))
     ring.save_pretrained(tmp_path / "saved")
     assert eqx.tree_equal(from_pretrained(tmp_path / "saved"), ring)

@@ -236,15 +236,16 @@ class _Columns(NamedTuple):
 def _columns(table: Any, name: str) -> _Columns:
     import datasets
 
-    kinds = {name: type(feature) for name, feature in (table.features or {}).items()}
-    images = [name for name, kind in kinds.items() if kind is datasets.Image]
-    labels = [name for name, kind in kinds.items() if kind is datasets.ClassLabel]
-    if not labels and str(getattr((table.features or {}).get("label"), "dtype", "")).startswith("int"):
+    features = table.features or {}
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not labels and str(getattr(features.get("label"), "dtype", "")).startswith("int"):
         labels = ["label"]
     if len(images) != 1 or len(labels) > 1:
-        raise ValueError(f"{name} has columns {list(kinds)}; expected one of images and at most one of class labels")
-    label = labels[0] if labels else None
-    return _Columns(images[0], label, tuple(getattr(table.features[label], "names", None) or ()) if label else ())
+        raise ValueError(f"{name} has columns {list(features)}; expected one of images and at most one of class labels")
+    if not labels:
+        return _Columns(images[0], None, ())
+    return _Columns(images[0], labels[0], tuple(getattr(features[labels[0]], "names", None) or ()))
 
 
 class _Pictures:

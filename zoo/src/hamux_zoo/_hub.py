@@ -71,6 +71,8 @@ def _fetched(
     cache_dir: str | Path | None,
     local_files_only: bool,
 ) -> Path:
+    """The folder of one commit in the Hub's cache. The Hub's library moves a branch of its cache before it fetches; here
+    the commit is resolved first, fetched by itself, and the branch moved when all of it is there."""
     from huggingface_hub import HfApi, errors, snapshot_download
     from huggingface_hub.utils import httpx
 
@@ -110,7 +112,7 @@ def _fetched(
 
 
 def push_folder(
-    folder: Path,
+    folder: str | Path,
     repo_id: str,
     *,
     private: bool | None = None,
@@ -133,6 +135,7 @@ def push_folder(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi(token=_plain(token), **_CALLER)
+    folder = Path(folder)
     names = files_of(folder)
     with answers("nothing was pushed to", repo_id, revision):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
