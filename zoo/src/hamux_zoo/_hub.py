@@ -71,8 +71,8 @@ def _fetched(
     cache_dir: str | Path | None,
     local_files_only: bool,
 ) -> Path:
-    """The folder of one commit in the Hub's cache. The Hub's library moves a branch of its cache before it fetches; here
-    the commit is resolved first, fetched by itself, and the branch moved when all of it is there."""
+    """The folder of one commit in the Hub's cache. The Hub's library moves the branch there before it fetches; here the
+    commit is asked for first, fetched by itself, and the branch moved when all of it is there."""
     from huggingface_hub import HfApi, errors, snapshot_download
     from huggingface_hub.utils import httpx
 
