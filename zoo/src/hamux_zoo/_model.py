@@ -61,6 +61,12 @@ class ZooModel(eqx.Module):
     what a recall shows, and which class, in its last n steps, differentiably, from `x`, whose pixels are right where
     `known` is True, or for None noisy everywhere. All examples of a batch get the same `key`.
 
+    To be watched in `hamux-zoo app` it has `memories`, its weights as images, `attribution(x)`, each one's share, and
+
+        watch(x, known=None, *, steps, dt=1.0) -> images (steps + 1, height, width, channels), energies (steps + 1,)
+
+    what a recall from `x` shows, of steps `dt` times as large as the model's own, pixels that are `known` held.
+
     The evaluation and the demo take what there is of `classify`; `retrieve(x, known)`, to a fixed point, with a
     `RetrievedPattern` as its result; and of a model that has `reconstructions(image, mask)`, at the start and after
     each step, for masks of patches `reconstruct(image, mask)`, `energy(image, mask)["total"]`, `pixels(mask)`, and in
@@ -107,6 +113,20 @@ class ZooModel(eqx.Module):
                 "images is for a method of its architecture"
             )
         return self._under(**fields)
+
+    def with_beta(self, times: float) -> Self:
+        """The model with every inverse temperature β that is a parameter, multiplied: colder above 1, where single
+        memories and parts decide, warmer below, where they blend.
+
+        **Raises** ValueError for a model without such, and for `times` that is not finite and greater than 0.
+        """
+        if not (math.isfinite(times) and times > 0):
+            raise ValueError(f"times is {times}; expected a finite number greater than 0")
+        if not any(name.endswith(".beta") for name in named_leaves(self)):
+            raise ValueError(f"no β is a parameter of this {type(self).__name__}")
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: times * leaf if jax.tree_util.keystr(path[-1:], simple=True) == "beta" else leaf, self
+        )
 
     def _under(self, **fields: Any) -> Self:
         """`with_config`, for any fields that fit the parameters."""

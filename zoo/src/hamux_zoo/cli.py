@@ -357,6 +357,22 @@ def _as_table(measured: dict[str, float]) -> Table:
     return table
 
 
+@app.command("app")
+def app_command(
+    host: Annotated[str, typer.Option(help="The address to serve at; 0.0.0.0 shows the page to the network.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
+) -> None:
+    """Serve a web page on which one watches memories recall."""
+    with _errors_as_messages():
+        try:
+            from .app import make_app
+        except ModuleNotFoundError as error:
+            raise ValueError(f"{error}; the page needs the extra: pip install 'hamux-zoo[app]'") from None
+        make_app().launch(server_name=host, server_port=port, show_error=True, footer_links=[])
+
+
 @contextlib.contextmanager
 def _errors_as_messages() -> Iterator[None]:
     """A wrong argument or file ends the command with its message, not with a traceback."""

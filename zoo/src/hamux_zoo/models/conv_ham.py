@@ -239,6 +239,16 @@ class ConvHAM(ZooModel):
         end = hamux.relax(self.ham, start, tol=tol, max_steps=max_steps, **options)
         return retrieved(self, end, self._scores(end.xs), x, mask)
 
+    def watch(
+        self, x: Image, known: Mask | None = None, *, steps: int, dt: float = 1.0
+    ) -> tuple[Float[Array, "steps_plus_1 height width channels"], Float[Array, " steps_plus_1"]]:
+        """What is shown and the energy, at the start and after each of `steps` sweeps of `retrieve`, see `ZooModel`."""
+        start, clamp = self._given(x, known)
+        model = self.with_config(dt=dt * self.config.dt)
+        path = model._swept(start, steps, clamp, down=True, trajectory=True)
+        shown: Any = retrieved(model, path, None, x, known)
+        return shown.trajectory, shown.energies
+
     def reconstruct(self, image: Image, mask: Mask) -> Image:
         """The image at the fixed point, its pixels held but for those that `mask` hides (True), see `retrieve`."""
         check_mask(mask, self.config.shape, "hidden")
@@ -258,6 +268,13 @@ class ConvHAM(ZooModel):
             raise ValueError(f"label is {label}; the model knows classes 0 to {self.config.classes - 1}")
         sure = 20 * jax.nn.one_hot(label, self.config.classes, dtype=self._dtype)
         return self._called_up(self._at_rest(key) | {"label": sure}, "label", tol, max_steps)
+
+    def attribution(self, x: Image) -> Float[Array, " memories"]:
+        """Each memory's share, summing to 1, of the activity of all of them after `steps` sweeps upward with the image
+        held; 0 where none is active. **Raises** as `encode`."""
+        end = self._swept(self.encode(x), self.config.steps, {"image": True}, down=False).xs
+        activity = jnp.abs(self.ham.activations(end)["memory"].ravel())
+        return activity / jnp.maximum(jnp.sum(activity), jnp.finfo(activity.dtype).tiny)
 
     def memories(self, *, tol: float = 1e-4, max_steps: int = 200) -> Float[Array, "memories height width channels"]:
         """Each memory as the image that it calls up: all other layers at rest descend while it alone is active."""

@@ -163,6 +163,7 @@ class DenseHopfield(ZooModel):
         tol: float = 1e-4,
         max_steps: int = 200,
         steps: int | None = None,
+        dt: float = 1.0,
         trajectory: bool = False,
     ) -> RetrievedPattern:
         """Descend from `x` to the fixed point it recalls.
@@ -170,7 +171,7 @@ class DenseHopfield(ZooModel):
         `mask` is True where a pixel is known: it is held. What `x` has elsewhere is not looked at; those pixels start
         half-way, at 0.5. Without a mask every pixel starts as it is, and may move.
 
-        The descent is `hamux.relax`, to `tol` or for `max_steps`; with `steps` exactly so many steps of
+        The descent is `hamux.relax`, to `tol` or for `max_steps`; with `steps` exactly so many steps `dt` of
         `hamux.descend`, through which gradients flow. **Raises** ValueError when `x` or `mask` do not fit, or hold NaN,
         and for `steps` with the epanechnikov energy, whose slope has no bound: no step of a fixed size goes down there.
         """
@@ -186,8 +187,15 @@ class DenseHopfield(ZooModel):
         if steps is None:
             end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, clamp=clamp, trajectory=trajectory)
         else:
-            end = hamux.descend(self.ham, xs, steps=steps, dt=1.0, tol=tol, clamp=clamp, trajectory=trajectory)
+            end = hamux.descend(self.ham, xs, steps=steps, dt=dt, tol=tol, clamp=clamp, trajectory=trajectory)
         return retrieved(self, end, self._scores(end.xs), x, mask)
+
+    def watch(
+        self, x: Float[Array, "..."], known: Bool[Array, "..."] | None = None, *, steps: int, dt: float = 1.0
+    ) -> tuple[Float[Array, "steps_plus_1 ..."], Float[Array, " steps_plus_1"]]:
+        """What is shown, and the energy, at the start and after each of `steps` steps of `retrieve`. See `ZooModel`."""
+        path: Any = self.retrieve(x, known, steps=steps, dt=dt, trajectory=True)
+        return path.trajectory, path.energies
 
     def classify(self, x: Float[Array, "..."]) -> Float[Array, " classes"]:
         """−β times the synapse's energy of `x` together with each label; the largest is the class.

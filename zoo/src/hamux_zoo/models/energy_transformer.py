@@ -23,6 +23,7 @@ from .._model import (
     ZooModel,
     check_fields,
     check_head,
+    check_mask,
     check_normalisation,
     check_numbers,
     denormalised,
@@ -251,6 +252,15 @@ class EnergyTransformer(ZooModel):
         """What is shown at the start and after each step."""
         return jax.vmap(self.decode)(self._path(image, mask))
 
+    def watch(
+        self, x: Image, known: Bool[Array, "height width channels"] | None = None, *, steps: int, dt: float = 1.0
+    ) -> tuple[Float[Array, "steps_plus_1 height width channels"], Float[Array, " steps_plus_1"]]:
+        """What is shown, and the energy, at the start and after each of `steps` steps. See `ZooModel`."""
+        model, mask = self.with_config(steps=steps, alpha=dt * self.config.alpha), self._hidden(known)
+        shown = model.reconstructions(x, mask)
+        shown = shown if known is None else jnp.where(self.pixels(mask), shown, x)
+        return shown, model.energy(x, mask)["total"]
+
     def classify(self, image: Image) -> Float[Array, " classes"]:
         """The head's logits. **Raises** as `encode`, and for a model without a head."""
         head = self.head()
@@ -278,6 +288,12 @@ class EnergyTransformer(ZooModel):
         **Raises** as `encode`.
         """
         return jax.vmap(self._attention.attention)(self.features(image, mask))
+
+    def attribution(self, image: Image, mask: Mask | None = None) -> Float[Array, " memories"]:
+        """Each memory's share, summing to 1, of what the memories pull at the tokens after the last step, the mean over
+        the tokens. **Raises** as `encode`."""
+        g = self.ham.activations(_descend(self, self.encode(image, mask))[0])["tokens"]
+        return jnp.mean(self._memory.attribution(g), axis=0)
 
     def memories(self) -> Float[Array, "memories patch patch channels"]:
         """The memories ξ of the Hopfield energy as the patches that they add to an image, decoded as g is but for what
@@ -322,8 +338,14 @@ class EnergyTransformer(ZooModel):
         self, x: Image, known: Bool[Array, "height width channels"] | None, *, key: PRNGKeyArray
     ) -> tuple[Float[Array, "1 height width channels"], None]:
         """The reconstruction from the patches that are known in all of their pixels; from all of them for None."""
-        mask = jnp.zeros(self.config.patches, bool) if known is None else ~jnp.all(self._to_patches(known), axis=-1)
-        return self.reconstruct(x, mask)[None], None
+        return self.reconstruct(x, self._hidden(known))[None], None
+
+    def _hidden(self, known: Bool[Array, "height width channels"] | None) -> Mask:
+        """The patches that are not known in all of their pixels."""
+        if known is None:
+            return jnp.zeros(self.config.patches, bool)
+        check_mask(known, self.config.shape, "known")
+        return ~jnp.all(self._to_patches(jnp.asarray(known)), axis=-1)
 
     def _path(self, image: Image, mask: Mask | None) -> dict[str, Float[Array, "steps_plus_1 1+patches dim"]]:
         """The states at the start and after each step."""
