@@ -1,6 +1,7 @@
 """The hypergraph: its energy and gradient, what jax sees of it, batches, and its errors."""
 
 import re
+import sys
 from functools import partial
 
 import equinox as eqx
@@ -378,3 +379,23 @@ def test_code_for_bbhamux_runs_as_it_stands():
     value, gradient = loss(vham.unvectorize(), one)
     updated = eqx.apply_updates(ham, jax.tree_util.tree_map(lambda leaf: -0.1 * leaf, gradient))
     assert loss(updated, one)[0] < value
+
+
+def test_a_ham_tells_of_itself(monkeypatch):
+    layers = {"a": hamux.Neurons(hamux.lagr_tanh, 3), "b": hamux.Neurons(Partial(hamux.lagr_softmax, beta=2.0), (2, 2))}
+    synapses = {"w": hamux.DenseSynapse(jr.key(0), 3, 2), "pull": lambda g: -jnp.sum(g)}
+    ham = hamux.HAM(layers, synapses, [(("a", "b"), "w"), (("a",), "pull")])
+    assert ham.kinds() == {
+        "neurons": {"a": "tanh", "b": "softmax"},
+        "synapses": {"pull": "<lambda>", "w": "DenseSynapse"},
+    }
+    assert str(ham).splitlines() == [
+        "HAM: 2 layers, 2 connections, 7 parameters",
+        "  a     (3,)          tanh",
+        "  b     (2, 2)        softmax",
+        "  w     DenseSynapse  a – b",
+        "  pull  <lambda>      a",
+    ]
+    assert "<div" in ham._repr_html_()
+    monkeypatch.setitem(sys.modules, "treescope", None)
+    assert ham._repr_html_() is None

@@ -27,7 +27,7 @@ def test_help_names_every_command(tmp_path):
     assert shown.returncode == 0
     assert all(
         re.search(rf"\b{name}\b", shown.stdout)
-        for name in ("demo", "evaluate", "finetune", "import", "info", "list", "train")
+        for name in ("app", "demo", "evaluate", "finetune", "import", "info", "list", "train")
     )
 
 
@@ -76,7 +76,9 @@ def test_demo_in_an_empty_folder(tmp_path):
         with Image.open(tmp_path / f"hamux-demo/{picture}.png") as drawn:
             assert drawn.width > 800
             assert len(drawn.getcolors(2**24)) > 100
-        assert f"hamux-demo/{picture}.png" in shown.stdout
+        with Image.open(tmp_path / f"hamux-demo/{picture}.gif") as film:
+            assert film.n_frames > 5
+        assert all(f"hamux-demo/{picture}.{kind}" in shown.stdout for kind in ("png", "gif"))
 
 
 @pytest.mark.slow

@@ -45,7 +45,9 @@ def test_a_strip_of_all_steps_needs_no_result():
 
 
 def test_memories_are_laid_out_in_rows():
-    ax = plots.memories(np.random.default_rng(0).uniform(size=(5, 4, 4, 1)), columns=2)
+    _, given = plt.subplots()
+    ax = plots.memories(np.random.default_rng(0).uniform(size=(5, 4, 4, 1)), columns=2, ax=given)
+    assert ax is given
     assert ax.images[0].get_array().shape == (15, 10)
     plt.close(ax.figure)
 
@@ -108,3 +110,21 @@ def test_a_ham_is_drawn_with_all_its_parts():
     assert shown["own"][1] == f"E = {tree['connections'][1]:.4g}"
     assert sum(not text.get_text() for text in ax.texts) == 4  # lines, two of them from "own" to "a"
     plt.close(ax.figure)
+
+
+def test_rows_and_curves_are_drawn_on_the_axes_given():
+    images = np.random.default_rng(0).uniform(size=(3, 4, 4, 1))
+    _, axes = plt.subplots(2, 3)
+    assert plots.image_rows({"given": images, "recalled": 1 - images}, ["a", "b", "c"], axes) is axes
+    assert [ax.get_title() for ax in axes.flat] == ["a", "b", "c", "", "", ""]
+    np.testing.assert_array_equal(axes[1, 2].images[0].get_array(), 1 - images[2].squeeze())
+    lines = [{"step": 1, "loss": 2.0, "validation_loss": 3.0}, {"step": 2, "loss": 1.0, "validation_loss": 2.0}]
+    _, ax = plt.subplots()
+    assert plots.training_curves(lines, [ax]) == [ax]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[2, 1], [3, 2]]
+    plt.close("all")
+
+
+def test_a_file_may_be_of_vectors(tmp_path):
+    plots.save(plots.energy_curves([np.array([1.0, 0.5])], ["a"]), tmp_path / "energy.svg")
+    assert "<svg" in (tmp_path / "energy.svg").read_text()

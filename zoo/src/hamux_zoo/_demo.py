@@ -1,6 +1,7 @@
 """What `hamux-zoo demo` shows: sample images damaged, and what the bundled memories make of them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -10,8 +11,9 @@ from matplotlib.figure import Figure
 
 from ._data import Images, list_samples, load_samples
 from ._evaluation import classify, corruptions, fixed_masks, retrieve
-from .plots import Row, retrieval_strip
+from .plots import Row, retrieval_gif, retrieval_strip
 
+_FILMED = 25  # frames at most
 SHOWN = ("dense-hopfield-mnist", "et-small-cifar10")
 
 
@@ -55,6 +57,12 @@ def draw(kind: str, recalls: list[Recall]) -> Figure:
         return retrieval_strip(rows)
     steps = len(rows[0].trajectory) - 1
     return retrieval_strip(rows, shown=[*(step for step in (0, 1, 3, 6) if step < steps), steps], result=False)
+
+
+def film(recalls: list[Recall], file: Path) -> None:
+    """The first recall of a kind, its first steps, as a GIF."""
+    row = recalls[0].rows[0]
+    retrieval_gif(file, row.trajectory[:_FILMED], row.energies[:_FILMED])
 
 
 def _retrievals(model: Any, samples: Images) -> Iterator[Recall]:

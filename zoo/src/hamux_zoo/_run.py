@@ -98,9 +98,9 @@ class Run:
 
             if improved:
                 self._write(model, "best")
-            plots.save(plots.training_curves(self._log.lines()), self.path / "curves.png")
+            plots.save(plots.training_curves(self._log.lines())[0], self.path / "curves.png")
             pictures = examples(model, data.take(slice(8)), self._tasks, self._names)
-            plots.save(plots.image_rows(*pictures), self.path / "samples.png")
+            plots.save(plots.image_rows(*pictures)[0][0], self.path / "samples.png")
 
         with self._room(int(line["step"])):
             lead(write)

@@ -45,7 +45,7 @@ def make_app() -> gr.Blocks:
     with gr.Blocks(title="Associative memories", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(
             "# Associative memories\nDamage a picture, and watch a memory descend its energy to what it makes of it. "
-            "On the picture magenta erases, white and black draw; without a pointer, choose from the list what to erase."
+            "On the picture magenta erases, white and black draw; without a pointer, say below what to erase."
         )
         recalled = gr.State()
         with gr.Row():

@@ -285,7 +285,7 @@ def demo(
     import matplotlib
 
     matplotlib.use("agg")
-    from ._demo import SHOWN, draw, recalls, samples_for
+    from ._demo import SHOWN, draw, film, recalls, samples_for
     from ._registry import from_pretrained
 
     with _errors_as_messages():
@@ -312,8 +312,9 @@ def demo(
                         f"{recall.steps}",
                         *(f"{energy:.1f}" for energy in recall.energies),
                     )
-                drawn.append(out / f"{kind}.png")
-                draw(kind, found).savefig(drawn[-1], dpi=120)
+                drawn += [out / f"{kind}.png", out / f"{kind}.gif"]
+                draw(kind, found).savefig(drawn[-2], dpi=120)
+                film(found, drawn[-1])
         console.print(table)
         console.print(
             "Errors are mean squares over all pixels in [0, 1]; accuracy is that of classifying the result; steps are "

@@ -161,11 +161,13 @@ def retrieval_gif(
     plt.close(figure)
 
 
-def training_curves(lines: Sequence[Mapping[str, float]]) -> Axes:
-    """The loss and every metric of a training's log against the step, as trained and as validated; the first axes."""
+def training_curves(lines: Sequence[Mapping[str, float]], axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """The loss and every metric of a training's log against the step, as trained and as validated, an axes each."""
     metrics = [name for name in lines[-1] if f"validation_{name}" in lines[-1]] or ["loss"]
-    _, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics), 2.8), layout="constrained", squeeze=False)
-    for ax, metric in zip(axes[0], metrics, strict=True):
+    if axes is None:
+        size = (3.6 * len(metrics), 2.8)
+        axes = list(plt.subplots(1, len(metrics), figsize=size, layout="constrained", squeeze=False)[1][0])
+    for ax, metric in zip(axes, metrics, strict=True):
         for name, label, colour in (
             (metric, "training", COLOURS[0]),
             (f"validation_{metric}", "validation", COLOURS[1]),
@@ -175,29 +177,36 @@ def training_curves(lines: Sequence[Mapping[str, float]]) -> Axes:
                 ax.plot(*zip(*points, strict=True), color=colour, marker=".", label=label)
         ax.set(xlabel="step", ylabel=metric.replace("_", " "))
         _finish(ax)
-    return axes[0, 0]
+    return axes
 
 
-def image_rows(rows: Mapping[str, Float[np.ndarray, "count height width channels"]], titles: Sequence[str]) -> Axes:
-    """Rows of images, one under the other, with the name of each row and the title of each column; the first axes."""
-    _, axes = plt.subplots(
-        len(rows), len(titles), figsize=(1.3 * len(titles), 1.4 * len(rows)), layout="constrained", squeeze=False
-    )
+def image_rows(
+    rows: Mapping[str, Float[np.ndarray, "count height width channels"]],
+    titles: Sequence[str] | None = None,
+    axes: Sequence[Sequence[Axes]] | None = None,
+) -> Sequence[Sequence[Axes]]:
+    """Rows of images, one under the other, an axes each, with the name of each row and the title of each column."""
+    columns = min(map(len, rows.values()))
+    if axes is None:
+        size = (1.3 * columns, 1.4 * len(rows))
+        axes = plt.subplots(len(rows), columns, figsize=size, layout="constrained", squeeze=False)[1].tolist()
     for i, (label, images) in enumerate(rows.items()):
-        for ax, image, title in zip(axes[i], images, titles, strict=True):
+        for ax, image, title in zip(axes[i], images, titles or [""] * columns, strict=True):
             show_image(image, ax, title if i == 0 else "")
-        axes[i, 0].set_ylabel(label, fontsize=7)
-    return axes[0, 0]
+        axes[i][0].set_ylabel(label, fontsize=7)
+    return axes
 
 
 def save(ax: Axes, file: str | os.PathLike[str]) -> None:
-    """Write the figure of these axes to a file, and close it."""
+    """Write the figure of these axes to a file, as vectors where its name says so (.svg, .pdf), and close it."""
     figure: Any = ax.figure
     figure.savefig(file, dpi=120)
     plt.close(figure)
 
 
-def memories(images: Float[np.ndarray, "count height width channels"], columns: int = 16) -> Axes:
+def memories(
+    images: Float[np.ndarray, "count height width channels"], columns: int = 16, ax: Axes | None = None
+) -> Axes:
     """Memories side by side on one axes, each stretched to its own range."""
     count, height, width, channels = images.shape
     low, high = images.min(axis=(1, 2, 3), keepdims=True), images.max(axis=(1, 2, 3), keepdims=True)
@@ -206,7 +215,7 @@ def memories(images: Float[np.ndarray, "count height width channels"], columns: 
     padded = np.ones((rows * columns, height + 1, width + 1, channels))
     padded[:count, :-1, :-1] = images
     sheet = padded.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
-    ax = plt.subplots(figsize=(0.5 * columns, 0.5 * rows), layout="constrained")[1]
+    ax = ax or plt.subplots(figsize=(0.5 * columns, 0.5 * rows), layout="constrained")[1]
     return show_image(sheet.reshape(rows * (height + 1), columns * (width + 1), channels), ax)
 
 
@@ -216,6 +225,7 @@ def draw(ham: Any, energies: Mapping[str, Any] | None = None, ax: Axes | None = 
 
     With `energies`, a `ham.energy_tree(gs, xs)`, every part shows its own.
     """
+    kinds = ham.kinds()
     layers = list(dict.fromkeys([*(name for names, _ in ham.connections for name in names), *ham.neurons]))
     rows = max(len(layers), len(ham.connections))
     ax = ax or plt.subplots(figsize=(6.4, 0.9 * rows + 0.4), layout="constrained")[1]
@@ -233,21 +243,13 @@ def draw(ham: Any, energies: Mapping[str, Any] | None = None, ax: Axes | None = 
                     (1.0, places[rank]),
                     arrowprops={"arrowstyle": "-", "color": "0.5", "connectionstyle": f"arc3,rad={bend}"},
                 )
-        text = f"{synapse}\n{_kind(ham.synapses[synapse])}"
+        text = f"{synapse}\n{kinds['synapses'][synapse]}"
         text += f"\nE = {float(energies['connections'][i]):.4g}" if energies else ""
         ax.text(1, places[rank], text, ha="center", va="center", fontsize=8, bbox=box | {"edgecolor": COLOURS[1]})
     for name in layers:
-        layer = ham.neurons[name]
-        text = f"{name} {tuple(layer.shape)}\n{_kind(layer.lagrangian)}"
+        text = f"{name} {tuple(ham.neurons[name].shape)}\n{kinds['neurons'][name]}"
         text += f"\nE = {float(energies['neurons'][name]):.4g}" if energies else ""
         ax.text(0, heights[name], text, ha="center", va="center", fontsize=8, bbox=box | {"edgecolor": COLOURS[0]})
     ax.set(xlim=(-0.5, 1.5), ylim=(0, rows))
     ax.set_axis_off()
     return ax
-
-
-def _kind(thing: Any) -> str:
-    """The name of a Module's class, or of the function in it: "tanh" of `lagr_tanh`, however it is wrapped."""
-    while inner := getattr(thing, "function", None) or getattr(thing, "lagrangian", None):
-        thing = inner
-    return getattr(thing, "__name__", type(thing).__name__).removeprefix("lagr_")

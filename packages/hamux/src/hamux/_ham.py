@@ -83,6 +83,36 @@ class HAM(eqx.Module):
         leaves, structure = jax.tree.flatten(self)
         return hash((tuple(leaves), structure))
 
+    def kinds(self) -> dict[str, dict[str, str]]:
+        """What each layer's Lagrangian is, `["neurons"][name]`, and each synapse, `["synapses"][name]`: "tanh" of
+        `lagr_tanh`, however it is wrapped, the name of a Module's class, "HopfieldSynapse"."""
+        return {
+            "neurons": {name: _kind(layer.lagrangian) for name, layer in self.neurons.items()},
+            "synapses": {name: _kind(synapse) for name, synapse in self.synapses.items()},
+        }
+
+    def __str__(self) -> str:
+        """The layers with their shapes and Lagrangians, and the connections with what they join."""
+        kinds = self.kinds()
+        layers = [(name, str(layer.shape), kinds["neurons"][name]) for name, layer in self.neurons.items()]
+        joined = [(name, kinds["synapses"][name], " – ".join(names)) for names, name in self.connections]
+        widths = [max(map(len, column)) for column in zip(*layers, *joined, strict=True)]
+        rows = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [*layers, *joined]]
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self))
+        title = f"HAM: {self.n_neurons} layers, {self.n_connections} connections, {parameters:,} parameters"
+        return "\n  ".join([title, *("  ".join(row).rstrip() for row in rows)])
+
+    def _repr_pretty_(self, printer, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str | None:
+        """For notebooks, by treescope; where that is not installed they show the text."""
+        try:
+            import treescope
+        except ModuleNotFoundError:
+            return None
+        return treescope.render_to_html(self)
+
     @property
     def n_neurons(self) -> int:
         return len(self.neurons)
@@ -230,6 +260,12 @@ class VectorizedHAM(eqx.Module):
 
     def unvectorize(self) -> HAM:
         return self._ham
+
+
+def _kind(thing) -> str:
+    while inner := getattr(thing, "function", None) or getattr(thing, "lagrangian", None):
+        thing = inner
+    return getattr(thing, "__name__", type(thing).__name__).removeprefix("lagr_")
 
 
 def _names(names) -> str:

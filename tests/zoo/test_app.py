@@ -1,0 +1,259 @@
+"""The page of `hamux-zoo app`: what it makes of a canvas, and, in a real browser, that it can be used."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from hamux_zoo import app, from_pretrained, list_pretrained, load_samples
+
+COMMAND = Path(sys.executable).with_name("hamux-zoo")
+SEVEN = load_samples("mnist").images[0]
+
+
+def canvas(image, *strokes):
+    return {"background": app._enlarged(image, 320), "layers": list(strokes), "composite": None}
+
+
+def stroke(rows, columns, colour, side=308):
+    layer = np.zeros((side, side, 4), np.uint8)
+    layer[rows, columns] = (*colour, 255)
+    return layer
+
+
+def test_a_canvas_is_read_as_it_was_shown():
+    image, known = app._read(canvas(SEVEN), (28, 28, 1), "nothing")
+    np.testing.assert_allclose(image, SEVEN, atol=1 / 255)
+    assert known.all()
+
+
+def test_magenta_erases_and_other_colours_draw():
+    erased = stroke(slice(0, 110), slice(None), (255, 0, 255))
+    ink = stroke(slice(220, 308), slice(0, 88), (255, 255, 255))
+    image, known = app._read(canvas(np.zeros((28, 28, 1)), erased, ink), (28, 28, 1), "the right half")
+    expected = np.ones((28, 28, 1), bool)
+    expected[:10] = expected[:, 14:] = False
+    np.testing.assert_array_equal(known, expected)
+    np.testing.assert_array_equal(
+        image > 0.5, np.indices((28, 28, 1))[0] >= np.where(np.arange(28) < 8, 20, 28)[:, None]
+    )
+
+
+@pytest.mark.parametrize("name", list_pretrained())
+def test_every_memory_can_be_watched_and_goes_down(name):
+    model = from_pretrained(name)
+    sample = app._given(name, 1)
+    frames = [*app._recall(name, sample, "the lower half", 5, 1.0, 0, 0.0)]
+    assert len(frames) == 6
+    _, curve, said, last = frames[-1]
+    assert last.shape == model.config.shape
+    assert f"Step 5 of 5, energy {curve['energy'].iloc[-1]:.4g}" in said
+    assert curve["energy"].iloc[-1] < curve["energy"].iloc[0]
+    original = app._read(sample, model.config.shape, "nothing")[0]
+    rows = model.config.shape[0] // 2 // 4 * 4  # what is erased of a patch erases it
+    np.testing.assert_allclose(last[:rows], original[:rows], atol=1e-6)
+    assert not np.allclose(last[rows + 4 :], 0.5, atol=0.05)
+
+
+def test_noise_is_taken_away_where_no_pixel_is_held():
+    (*_, (_, _, _, last)) = app._recall(
+        "dense-hopfield-mnist", app._given("dense-hopfield-mnist", 1), "nothing", 10, 1, 0, 0.4
+    )
+    noisy = SEVEN + 0.4 * np.random.default_rng(0).normal(size=SEVEN.shape)
+    assert np.mean((last - SEVEN) ** 2) < 0.5 * np.mean((noisy - SEVEN) ** 2)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The address of an app that was started from the command line."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("app") / "log"
+    with log.open("wb") as file:
+        serving = subprocess.Popen(
+            [COMMAND, "app", "--port", str(port)], stdout=file, stderr=file, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+        )
+    address = f"http://127.0.0.1:{port}/"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            break
+        except OSError:
+            assert serving.poll() is None, log.read_text()
+            time.sleep(0.5)
+    yield address
+    serving.terminate()
+    serving.wait()
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_port_that_is_taken_is_said():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([COMMAND, "app", "--port", port], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert port in done.stderr
+
+
+chromium = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs Debian's packages chromium and chromium-driver",
+)
+
+
+@pytest.fixture
+def browser(request, tmp_path):
+    """Opens the page in a window of a size; leaves a screenshot for each test in runs/screenshots."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path}/profile",
+    ):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    kept = Path(__file__).parents[2] / "runs/screenshots"
+    kept.mkdir(parents=True, exist_ok=True)
+    driver.save_screenshot(kept / f"{request.node.name}.png")
+    driver.quit()
+
+
+def find(driver, xpath, seconds=30):
+    """The first shown element."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        shown = [element for element in driver.find_elements("xpath", xpath) if element.is_displayed()]
+        if shown:
+            return shown[0]
+        time.sleep(0.2)
+    raise AssertionError(f"{xpath} is not there after {seconds} s:\n{driver.find_element('xpath', '//body').text}")
+
+
+def status(text):
+    return f"//*[@role='status' and contains(., '{text}')]"
+
+
+def energies_until_the_end(driver, steps):
+    """The energies that are read, as the steps go by."""
+    seen = {}
+    end = time.monotonic() + 60
+    while f"{steps}" not in seen and time.monotonic() < end:
+        said = driver.find_element("xpath", "//*[@role='status']").text
+        if found := re.match(r"Step (\d+) of \d+, energy (-?[\d.e+]+)", said):
+            seen[found[1]] = float(found[2].rstrip("."))
+    return seen
+
+
+@pytest.mark.slow
+@chromium
+def test_load_draw_recall_and_read_the_energies(page, browser):
+    from selenium.webdriver import ActionChains
+
+    browser.set_window_size(1200, 1500)
+    browser.get(page)
+    find(browser, "//button[normalize-space()='Draw your own']").click()
+    board = find(browser, "//*[@id='drawn']//canvas")
+    time.sleep(2)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", board)
+    ActionChains(browser).move_to_element(board).click_and_hold().move_by_offset(0, 60).release().perform()
+    time.sleep(1)
+    find(browser, "//button[normalize-space()='Recall']").click()
+    seen = energies_until_the_end(browser, 10)
+    assert len(seen) > 3, "the steps can be watched"
+    falling = [seen[step] for step in sorted(seen, key=int)]
+    assert falling == sorted(falling, reverse=True)
+    picture = find(browser, "//img[@alt='The picture at step 10']")
+    assert picture.size["width"] >= 300
+    assert find(browser, "//*[contains(@class, 'vega') or contains(@class, 'marks')]")
+
+
+@pytest.mark.slow
+@chromium
+def test_a_memory_that_is_chosen_shows_its_weight(page, browser):
+    browser.set_window_size(1200, 1800)
+    browser.get(page)
+    find(browser, "//button[normalize-space()='Recall']").click()
+    find(browser, status("Step 10 of 10"))
+    find(browser, "//button[contains(., 'Memories: choose one')]").click()
+    find(browser, "//button[contains(@class, 'thumbnail')]").click()
+    find(browser, status("Its share in what was recalled"))
+    assert find(browser, "//img[@alt='Memory 0']")
+
+
+@pytest.mark.slow
+@chromium
+def test_by_the_keyboard_alone_and_at_phone_width(page, browser):
+    from selenium.webdriver import Keys
+
+    browser.set_window_size(500, 900)
+    browser.get(page)
+    find(browser, "//button[normalize-space()='Recall']")
+    time.sleep(3)
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    body = browser.find_element("xpath", "//body")
+    labels = []
+    for _ in range(80):
+        body.send_keys(Keys.TAB) if not labels else browser.switch_to.active_element.send_keys(Keys.TAB)
+        focused = browser.switch_to.active_element
+        labels.append(focused.text.strip() or focused.get_attribute("aria-label") or "")
+        if focused.text.strip() == "Recall":
+            break
+    assert labels[-1] == "Recall", labels
+    assert {"Memory", "Test picture", "Also erase"} <= set(labels)
+    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    find(browser, status("Step 10 of 10"))
+
+
+@pytest.mark.slow
+@chromium
+def test_what_is_wrong_with_an_upload_is_said(page, browser, tmp_path):
+    browser.set_window_size(1200, 1000)
+    browser.get(page)
+    find(browser, "//button[contains(., 'Load a picture, at most 5 MB')]")
+    given = browser.find_element("xpath", "//input[@type='file' and not(ancestor::*[@id='drawn'])]")
+    (tmp_path / "notes.txt").write_text("no picture")
+    given.send_keys(str(tmp_path / "notes.txt"))
+    find(browser, "//*[contains(., 'notes.txt is not an image that can be read')]")
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    given.send_keys(str(tmp_path / "large.png"))
+    find(browser, "//*[contains(., 'at most 5 MB are taken')]")
+
+
+@pytest.mark.slow
+def test_twenty_at_once_for_a_minute(page):
+    end = time.monotonic() + 60
+
+    def use(number):
+        client, name = Client(page, verbose=False), list_pretrained()[number % len(list_pretrained())]
+        recalls = 0
+        while time.monotonic() < end:
+            drawn = client.predict(name, 1 + recalls % 20, api_name="/_given")
+            drawn = {"background": handle_file(drawn["background"]), "layers": [], "composite": None}
+            job = client.submit(name, drawn, "the lower half", 5, 1, 0, 0, api_name="/_recall")
+            job.result()
+            assert "Step 5 of 5" in job.outputs()[-1][2]
+            recalls += 1
+        return recalls
+
+    with ThreadPoolExecutor(20) as pool:
+        assert min(pool.map(use, range(20))) >= 1
