@@ -8,12 +8,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gradio_client import Client, handle_file
 from PIL import Image
 
 from hamux_zoo import app, from_pretrained, list_pretrained, load_samples
@@ -237,23 +235,3 @@ def test_what_is_wrong_with_an_upload_is_said(page, browser, tmp_path):
     Image.fromarray(noise).save(tmp_path / "large.png")
     given.send_keys(str(tmp_path / "large.png"))
     find(browser, "//*[contains(., 'at most 5 MB are taken')]")
-
-
-@pytest.mark.slow
-def test_twenty_at_once_for_a_minute(page):
-    end = time.monotonic() + 60
-
-    def use(number):
-        client, name = Client(page, verbose=False), list_pretrained()[number % len(list_pretrained())]
-        recalls = 0
-        while time.monotonic() < end:
-            drawn = client.predict(name, 1 + recalls % 20, api_name="/_given")
-            drawn = {"background": handle_file(drawn["background"]), "layers": [], "composite": None}
-            job = client.submit(name, drawn, "the lower half", 5, 1, 0, 0, api_name="/_recall")
-            job.result()
-            assert "Step 5 of 5" in job.outputs()[-1][2]
-            recalls += 1
-        return recalls
-
-    with ThreadPoolExecutor(20) as pool:
-        assert min(pool.map(use, range(20))) >= 1
