@@ -99,6 +99,9 @@ def make_app() -> gr.Blocks:
     return page.queue()
 
 
+_Wrong = functools.partial(gr.Error, print_exception=False)  # what the user is told, which is no fault of the page
+
+
 def _begin(name: str, sample: int) -> tuple[Any, ...]:
     """The picture of a memory that is chosen, and no results."""
     has_beta = bool(_warmer(name, 0))
@@ -117,12 +120,12 @@ def _blank(name: str) -> Any:
 def _loaded(file: str, name: str) -> Any:
     size = Path(file).stat().st_size
     if size > UPLOAD_MB * 2**20:
-        raise gr.Error(f"{Path(file).name} has {size / 2**20:.1f} MB; at most {UPLOAD_MB} MB are taken")
+        raise _Wrong(f"{Path(file).name} has {size / 2**20:.1f} MB; at most {UPLOAD_MB} MB are taken")
     try:
         with Image.open(file) as picture:
             return _on_canvas(_fitted(ImageOps.exif_transpose(picture), _model(name).config.shape))
     except Exception as error:  # whatever a file that is no image makes Pillow's many readers raise
-        raise gr.Error(f"{Path(file).name} is not an image that can be read (PNG, JPEG, …)") from error
+        raise _Wrong(f"{Path(file).name} is not an image that can be read (PNG, JPEG, …)") from error
 
 
 def _recall(
@@ -136,7 +139,7 @@ def _recall(
     images, energies = model.watch(image.astype(np.float32), None if noise else known, steps=steps, dt=dt)
     images, energies = np.asarray(images, np.float32), np.asarray(energies, float)
     if not np.isfinite(energies).all():
-        raise gr.Error("the energy is no longer a number; take smaller steps dt")
+        raise _Wrong("the energy is no longer a number; take smaller steps dt")
     for step in range(steps + 1):
         said = f"Step {step} of {steps}, energy {energies[step]:.4g}"
         if step == steps:
@@ -198,7 +201,7 @@ def _named(name: str, image: np.ndarray) -> str:
 def _read(drawn: Any, shape: tuple[int, ...], hidden: str) -> tuple[np.ndarray, np.ndarray]:
     """The image in the editor, and which of its pixels are known."""
     if not drawn or drawn.get("background") is None:
-        raise gr.Error("there is no picture yet: choose one, draw one or load one")
+        raise _Wrong("there is no picture yet: choose one, draw one or load one")
     picture = Image.fromarray(drawn["background"]).convert("RGBA")
     erased = np.zeros(picture.size[::-1], bool)
     for layer in drawn["layers"]:
