@@ -48,7 +48,10 @@ def test_magenta_erases_and_other_colours_draw():
     )
 
 
-@pytest.mark.parametrize("name", list_pretrained())
+@pytest.mark.parametrize(
+    "name",
+    [name if name.startswith("dense") else pytest.param(name, marks=pytest.mark.slow) for name in list_pretrained()],
+)
 def test_every_memory_can_be_watched_and_goes_down(name):
     model = from_pretrained(name)
     sample = app._given(name, 1)
