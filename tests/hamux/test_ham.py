@@ -389,6 +389,8 @@ def test_a_ham_tells_of_itself(monkeypatch):
         "neurons": {"a": "tanh", "b": "softmax"},
         "synapses": {"pull": "<lambda>", "w": "DenseSynapse"},
     }
+    memory = {"memory": hamux.HopfieldSynapse(jr.key(0), 3, 2, Partial(hamux.lagr_softmax, beta=2.0))}
+    assert hamux.HAM(layers, memory, [(("a",), "memory")]).kinds()["synapses"] == {"memory": "HopfieldSynapse"}
     assert str(ham).splitlines() == [
         "HAM: 2 layers, 2 connections, 7 parameters",
         "  a     (3,)          tanh",

@@ -87,8 +87,10 @@ class HAM(eqx.Module):
         """What each layer's Lagrangian is, `["neurons"][name]`, and each synapse, `["synapses"][name]`: "tanh" of
         `lagr_tanh`, however it is wrapped, the name of a Module's class, "HopfieldSynapse"."""
         return {
-            "neurons": {name: _kind(layer.lagrangian) for name, layer in self.neurons.items()},
-            "synapses": {name: _kind(synapse) for name, synapse in self.synapses.items()},
+            "neurons": {
+                name: _kind(layer.lagrangian, "function", "lagrangian") for name, layer in self.neurons.items()
+            },
+            "synapses": {name: _kind(synapse, "function") for name, synapse in self.synapses.items()},
         }
 
     def __str__(self) -> str:
@@ -262,8 +264,9 @@ class VectorizedHAM(eqx.Module):
         return self._ham
 
 
-def _kind(thing) -> str:
-    while inner := getattr(thing, "function", None) or getattr(thing, "lagrangian", None):
+def _kind(thing, *wrappers: str) -> str:
+    """The name of a function or of a Module's class, looked for within the fields that are named."""
+    while inner := next((getattr(thing, field) for field in wrappers if hasattr(thing, field)), None):
         thing = inner
     return getattr(thing, "__name__", type(thing).__name__).removeprefix("lagr_")
 
