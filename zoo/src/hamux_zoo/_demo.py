@@ -86,10 +86,9 @@ def _reconstructions(model: Any, samples: Images) -> Iterator[Recall]:
     images = samples.images
     for share in model.config.masked:
         masks = fixed_masks(model.config.patches, share, len(images))
-        hidden = np.asarray(jax.vmap(model.pixels)(masks))
-        cues = np.where(hidden, 0.5, images)
-        shown, energies = _shown(model, cues, masks)
-        paths = np.where(hidden[:, None], shown, images[:, None])
+        known = ~np.asarray(jax.vmap(model.pixels)(masks))
+        cues = np.where(known, images, 0.5)
+        paths, energies = (np.asarray(each) for each in _watched(model, cues, known))
         yield Recall(
             f"{100 * share:.0f} % of patches hidden",
             before=float(np.mean((cues - images) ** 2)),
@@ -102,8 +101,6 @@ def _reconstructions(model: Any, samples: Images) -> Iterator[Recall]:
 
 
 @jax.jit
-def _shown(model: Any, images: Array, masks: Array) -> tuple[Array, Array]:
+def _watched(model: Any, images: Array, known: Array) -> tuple[Array, Array]:
     """What is shown at the start and after each step, and the energies."""
-    return jax.vmap(lambda image, mask: (model.reconstructions(image, mask), model.energy(image, mask)["total"]))(
-        images, masks
-    )
+    return jax.vmap(lambda image, known: model.watch(image, known, steps=model.config.steps))(images, known)

@@ -216,7 +216,7 @@ class ConvHAM(ZooModel):
         **Raises** ValueError for a model without label neurons, and as `encode`.
         """
         self.head()
-        return self._scores(self._swept(self.encode(x), self.config.steps, {"image": True}, down=False).xs)
+        return self._scores(self._upward(x))
 
     def retrieve(
         self,
@@ -272,8 +272,7 @@ class ConvHAM(ZooModel):
     def attribution(self, x: Image) -> Float[Array, " memories"]:
         """Each memory's share, summing to 1, of the activity of all of them after `steps` sweeps upward with the image
         held; 0 where none is active. **Raises** as `encode`."""
-        end = self._swept(self.encode(x), self.config.steps, {"image": True}, down=False).xs
-        activity = jnp.abs(self.ham.activations(end)["memory"].ravel())
+        activity = jnp.abs(self.ham.activations(self._upward(x))["memory"].ravel())
         return activity / jnp.maximum(jnp.sum(activity), jnp.finfo(activity.dtype).tiny)
 
     def memories(self, *, tol: float = 1e-4, max_steps: int = 200) -> Float[Array, "memories height width channels"]:
@@ -342,6 +341,10 @@ class ConvHAM(ZooModel):
         return hamux.descend(
             self.ham, xs, steps=steps, method=method, clamp=clamp, adjoint=adjoint, trajectory=trajectory
         )
+
+    def _upward(self, x: Image) -> States:
+        """The states after `steps` sweeps upward with the image held."""
+        return self._swept(self.encode(x), self.config.steps, {"image": True}, down=False).xs
 
     def _given(self, x: Image, known: Mask | None) -> tuple[States, dict[str, Any] | None]:
         """Where a retrieval from `x` starts, and what it holds."""

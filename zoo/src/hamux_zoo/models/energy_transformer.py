@@ -257,9 +257,10 @@ class EnergyTransformer(ZooModel):
     ) -> tuple[Float[Array, "steps_plus_1 height width channels"], Float[Array, " steps_plus_1"]]:
         """What is shown, and the energy, at the start and after each of `steps` steps. See `ZooModel`."""
         model, mask = self.with_config(steps=steps, alpha=dt * self.config.alpha), self._hidden(known)
-        shown = model.reconstructions(x, mask)
+        path = model._path(x, mask)
+        shown = jax.vmap(self.decode)(path)
         shown = shown if known is None else jnp.where(self.pixels(mask), shown, x)
-        return shown, model.energy(x, mask)["total"]
+        return shown, _energies(self, jax.vmap(self.ham.activations)(path)["tokens"])["total"]
 
     def classify(self, image: Image) -> Float[Array, " classes"]:
         """The head's logits. **Raises** as `encode`, and for a model without a head."""
@@ -277,8 +278,7 @@ class EnergyTransformer(ZooModel):
 
         **Raises** as `encode`.
         """
-        parts = _energies(self, self.features(image, mask))
-        return parts | {"total": parts["attention"] + parts["memory"]}
+        return _energies(self, self.features(image, mask))
 
     def attention(
         self, image: Image, mask: Mask | None = None
@@ -428,7 +428,8 @@ def _descend(
 def _energies(
     model: EnergyTransformer, g: Float[Array, "steps_plus_1 1+patches dim"]
 ) -> dict[str, Float[Array, " steps_plus_1"]]:
-    return jax.lax.map(lambda g: {"attention": model._attention(g), "memory": model._memory(g)}, g)
+    parts = jax.lax.map(lambda g: {"attention": model._attention(g), "memory": model._memory(g)}, g)
+    return parts | {"total": parts["attention"] + parts["memory"]}
 
 
 @jax.jit
