@@ -5,18 +5,18 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_client import COMMAND
 from PIL import Image
+from selenium import webdriver
 
 from hamux_zoo import app, from_pretrained, list_pretrained, load_samples
 
-COMMAND = Path(sys.executable).with_name("hamux-zoo")
 SEVEN = load_samples("mnist").images[0]
 
 
@@ -119,8 +119,7 @@ chromium = pytest.mark.skipif(
 
 @pytest.fixture
 def browser(request, tmp_path):
-    """Opens the page in a window of a size; leaves a screenshot for each test in runs/screenshots."""
-    webdriver = pytest.importorskip("selenium.webdriver")
+    """A browser; leaves a screenshot for each test in runs/screenshots."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for argument in (
@@ -149,6 +148,14 @@ def find(driver, xpath, seconds=30):
     raise AssertionError(f"{xpath} is not there after {seconds} s:\n{driver.find_element('xpath', '//body').text}")
 
 
+def opened(driver, page, width, height):
+    """The page in a window of a size, and its button to recall."""
+    driver.set_window_size(width, height)
+    driver.get(page)
+    find(driver, status("Press Recall."))
+    return find(driver, "//button[normalize-space()='Recall']")
+
+
 def status(text):
     return f"//*[@role='status' and contains(., '{text}')]"
 
@@ -167,17 +174,14 @@ def energies_until_the_end(driver, steps):
 @pytest.mark.slow
 @chromium
 def test_load_draw_recall_and_read_the_energies(page, browser):
-    from selenium.webdriver import ActionChains
-
-    browser.set_window_size(1200, 1500)
-    browser.get(page)
+    recall = opened(browser, page, 1200, 1500)
     find(browser, "//button[normalize-space()='Draw your own']").click()
     board = find(browser, "//*[@id='drawn']//canvas")
     time.sleep(2)
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", board)
-    ActionChains(browser).move_to_element(board).click_and_hold().move_by_offset(0, 60).release().perform()
+    webdriver.ActionChains(browser).move_to_element(board).click_and_hold().move_by_offset(0, 60).release().perform()
     time.sleep(1)
-    find(browser, "//button[normalize-space()='Recall']").click()
+    recall.click()
     seen = energies_until_the_end(browser, 10)
     assert len(seen) > 3, "the steps can be watched"
     falling = [seen[step] for step in sorted(seen, key=int)]
@@ -190,9 +194,7 @@ def test_load_draw_recall_and_read_the_energies(page, browser):
 @pytest.mark.slow
 @chromium
 def test_a_memory_that_is_chosen_shows_its_weight(page, browser):
-    browser.set_window_size(1200, 1800)
-    browser.get(page)
-    find(browser, "//button[normalize-space()='Recall']").click()
+    opened(browser, page, 1200, 1800).click()
     find(browser, status("Step 10 of 10"))
     find(browser, "//button[contains(., 'Memories: choose one')]").click()
     find(browser, "//button[contains(@class, 'thumbnail')]").click()
@@ -203,32 +205,26 @@ def test_a_memory_that_is_chosen_shows_its_weight(page, browser):
 @pytest.mark.slow
 @chromium
 def test_by_the_keyboard_alone_and_at_phone_width(page, browser):
-    from selenium.webdriver import Keys
-
-    browser.set_window_size(500, 900)
-    browser.get(page)
-    find(browser, "//button[normalize-space()='Recall']")
+    opened(browser, page, 500, 900)
     time.sleep(3)
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-    body = browser.find_element("xpath", "//body")
     labels = []
     for _ in range(80):
-        body.send_keys(Keys.TAB) if not labels else browser.switch_to.active_element.send_keys(Keys.TAB)
+        browser.switch_to.active_element.send_keys(webdriver.Keys.TAB)
         focused = browser.switch_to.active_element
         labels.append(focused.text.strip() or focused.get_attribute("aria-label") or "")
         if focused.text.strip() == "Recall":
             break
     assert labels[-1] == "Recall", labels
     assert {"Memory", "Test picture", "Also erase"} <= set(labels)
-    browser.switch_to.active_element.send_keys(Keys.ENTER)
+    browser.switch_to.active_element.send_keys(webdriver.Keys.ENTER)
     find(browser, status("Step 10 of 10"))
 
 
 @pytest.mark.slow
 @chromium
 def test_what_is_wrong_with_an_upload_is_said(page, browser, tmp_path):
-    browser.set_window_size(1200, 1000)
-    browser.get(page)
+    opened(browser, page, 1200, 1000)
     find(browser, "//button[contains(., 'Load a picture, at most 5 MB')]")
     given = browser.find_element("xpath", "//input[@type='file' and not(ancestor::*[@id='drawn'])]")
     (tmp_path / "notes.txt").write_text("no picture")

@@ -274,7 +274,7 @@ class _Pictures:
             self._seen[size, picture.mode] += 1
             if self._shape is not None:
                 self._resized += size != tuple(self._shape[:2])
-                picture = _fit(picture, self._shape)
+                picture = fit(picture, self._shape)
             elif len(self._seen) > 1:
                 continue  # they will be refused, with how many there are of each kind
             images.append(np.asarray(picture))
@@ -368,10 +368,11 @@ def _decode(stored: dict[str, Any] | None, places: tuple[str, ...] | None) -> An
     )
 
 
-def _fit(picture: Any, shape: tuple[int, ...]) -> Any:
+def fit(picture: Any, shape: tuple[int, ...], resampling: str = "LANCZOS") -> Any:
+    """The middle of a PIL image as one of `shape`, scaled by that of Pillow's ways."""
     from PIL import Image, ImageOps
 
     height, width, channels = shape
     if channels not in _MODES:
         raise ValueError(f"images of {channels} channels; files give {sorted(_MODES)}")
-    return ImageOps.fit(picture.convert(_MODES[channels]), (width, height), Image.Resampling.LANCZOS)
+    return ImageOps.fit(picture.convert(_MODES[channels]), (width, height), Image.Resampling[resampling])

@@ -14,18 +14,24 @@ from typing import Any
 
 import gradio as gr
 import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+from ._corruptions import gaussian_noise
+from ._data import fit
 from ._demo import samples_for
 from ._folder import read_config
 from ._hub import find_folder, list_pretrained
+from ._model import only_known
 from ._registry import from_pretrained, model_classes
+from .plots import stretched
 
-UPLOAD_MB = 5
-STEPS = (5, 10, 20, 50)
-MEMORIES = 48
+_UPLOAD_MB = 5
+_STEPS = (5, 10, 20, 50)
+_MEMORIES = 48
 _SIDE = 320  # of the canvas, in pixels of the page
 _ERASED = (255, 0, 255)
 _BRUSHES: list[str | tuple[str, float]] = ["#ff00ff", "#ffffff", "#000000"]
@@ -54,7 +60,7 @@ def make_app() -> gr.Blocks:
                 sample = gr.Dropdown(list(range(1, 21)), value=1, label="Test picture")
                 with gr.Row():
                     blank = gr.Button("Draw your own", size="sm")
-                    upload = gr.UploadButton(f"Load a picture, at most {UPLOAD_MB} MB", size="sm", type="filepath")
+                    upload = gr.UploadButton(f"Load a picture, at most {_UPLOAD_MB} MB", size="sm", type="filepath")
                 drawn = gr.ImageEditor(
                     label="What it is given",
                     sources=["webcam", "clipboard"],
@@ -70,20 +76,20 @@ def make_app() -> gr.Blocks:
                 hidden = gr.Dropdown(list(_HIDDEN), value="the lower half", label="Also erase")
             with gr.Column(min_width=300):
                 with gr.Row():
-                    steps = gr.Dropdown(list(STEPS), value=10, label="Steps", min_width=120)
+                    steps = gr.Dropdown(list(_STEPS), value=10, label="Steps", min_width=120)
                     dt = gr.Slider(0.1, 1, 1, step=0.1, label="Step size dt, of the memory's own", min_width=120)
                 with gr.Row():
                     beta = gr.Slider(-3, 3, 0, step=1, label="Inverse temperature β, times 2 to the", min_width=120)
                     noise = gr.Slider(0, 1, 0, step=0.05, label="Noise (then no pixel is held)", min_width=120)
                 go = gr.Button("Recall", variant="primary")
-                status = gr.HTML(_said("Press Recall."))
+                status = gr.HTML(_said("Loading the memory …"))
                 frame = gr.HTML(label="What is recalled")
                 energy = gr.LinePlot(x="step", y="energy", label="Energy", height=200, tooltip="all")
         with gr.Accordion("Memories: choose one to see its weight", open=False) as shelf:
             gallery = gr.Gallery(label="Memories", columns=8, height=320, allow_preview=False, buttons=[])
             weight = gr.HTML()
 
-        gr.on([page.load, name.change], _begin, [name, sample], [drawn, beta, recalled, gallery, weight])
+        gr.on([page.load, name.change], _begin, [name, sample], [drawn, beta, recalled, gallery, weight, status])
         sample.input(_given, [name, sample], drawn)
         blank.click(_blank, name, drawn)
         upload.upload(_loaded, [upload, name], drawn)
@@ -104,9 +110,16 @@ _Wrong = functools.partial(gr.Error, print_exception=False)  # what the user is 
 
 def _begin(name: str, sample: int) -> tuple[Any, ...]:
     """The picture of a memory that is chosen, and no results."""
-    has_beta = bool(_warmer(name, 0))
+    has_beta = bool(_at_beta(name, 0))
     info = None if has_beta else "fixed in this memory"
-    return _given(name, sample), gr.update(interactive=has_beta, info=info, value=0), None, [], ""
+    return (
+        _given(name, sample),
+        gr.update(interactive=has_beta, info=info, value=0),
+        None,
+        [],
+        "",
+        _said("Press Recall."),
+    )
 
 
 def _given(name: str, sample: int) -> Any:
@@ -119,8 +132,8 @@ def _blank(name: str) -> Any:
 
 def _loaded(file: str, name: str) -> Any:
     size = Path(file).stat().st_size
-    if size > UPLOAD_MB * 2**20:
-        raise _Wrong(f"{Path(file).name} has {size / 2**20:.1f} MB; at most {UPLOAD_MB} MB are taken")
+    if size > _UPLOAD_MB * 2**20:
+        raise _Wrong(f"{Path(file).name} has {size / 2**20:.1f} MB; at most {_UPLOAD_MB} MB are taken")
     try:
         with Image.open(file) as picture:
             return _on_canvas(_fitted(ImageOps.exif_transpose(picture), _model(name).config.shape))
@@ -132,12 +145,12 @@ def _recall(
     name: str, drawn: Any, hidden: str, steps: int, dt: float, beta: float, noise: float
 ) -> Iterator[tuple[Any, ...]]:
     """Frame after frame, the energy down to there, what is said of it, and the last picture."""
-    model = _warmer(name, beta) or _model(name)
+    model = _at_beta(name, beta) or _model(name)
     image, known = _read(drawn, model.config.shape, hidden)
+    held: Any = known
     if noise:
-        image = np.where(known, image + noise * np.random.default_rng(0).normal(size=image.shape), 0.5)
-    images, energies = model.watch(image.astype(np.float32), None if noise else known, steps=steps, dt=dt)
-    images, energies = np.asarray(images, np.float32), np.asarray(energies, float)
+        image, held = np.asarray(only_known(gaussian_noise(jr.key(0), jnp.asarray(image), noise), known)), None
+    images, energies = (np.asarray(each, np.float32) for each in model.watch(image, held, steps=steps, dt=dt))
     if not np.isfinite(energies).all():
         raise _Wrong("the energy is no longer a number; take smaller steps dt")
     for step in range(steps + 1):
@@ -167,7 +180,7 @@ def _model(name: str) -> Any:
 
 
 @functools.cache
-def _warmer(name: str, twice: float) -> Any:
+def _at_beta(name: str, twice: float) -> Any:
     """The model with β times 2 to the `twice`; None where β is fixed."""
     try:
         return _model(name).with_beta(2.0**twice)
@@ -179,9 +192,7 @@ def _warmer(name: str, twice: float) -> Any:
 def _shelf(name: str) -> np.ndarray:
     """Some of the model's memories, each stretched to its own range."""
     memories = _model(name).memories
-    images = np.asarray(memories() if callable(memories) else memories, np.float32)[:MEMORIES]
-    low, high = (np.asarray(of(images, axis=(1, 2, 3), keepdims=True)) for of in (np.min, np.max))
-    return (images - low) / np.maximum(high - low, 1e-12)
+    return stretched(np.asarray(memories() if callable(memories) else memories, np.float32)[:_MEMORIES])
 
 
 def _shares(name: str, image: np.ndarray) -> np.ndarray:
@@ -211,18 +222,15 @@ def _read(drawn: Any, shape: tuple[int, ...], hidden: str) -> tuple[np.ndarray, 
         stroke[magenta] = 0
         picture.alpha_composite(Image.fromarray(stroke))
     height, width, _ = shape
-    share = Image.fromarray(255 * erased.astype(np.uint8)).resize((width, height), Image.Resampling.BOX)
-    known = np.broadcast_to(np.asarray(share)[..., None] < 64, shape).copy()
+    share = _fitted(Image.fromarray(255 * erased.astype(np.uint8)), (height, width, 1))
+    known = np.broadcast_to(share < 0.25, shape).copy()
     top, left = _HIDDEN[hidden]
     known[int(top * height) :, int(left * width) :] = False
     return _fitted(picture, shape), known
 
 
 def _fitted(picture: Image.Image, shape: tuple[int, ...]) -> np.ndarray:
-    height, width, channels = shape
-    mode = "L" if channels == 1 else "RGB"
-    fitted = ImageOps.fit(picture.convert(mode), (width, height), Image.Resampling.BOX)
-    return np.asarray(fitted, np.float32).reshape(shape) / 255
+    return np.asarray(fit(picture, shape, "BOX"), np.float32).reshape(shape) / 255
 
 
 def _on_canvas(image: np.ndarray) -> dict[str, Any]:

@@ -360,9 +360,7 @@ def _as_table(measured: dict[str, float]) -> Table:
 
 @app.command("app")
 def app_command(
-    host: Annotated[str, typer.Option(help="The address to serve at; 0.0.0.0 shows the page to the network.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[str, typer.Option(help="Where to serve; 0.0.0.0 shows the page to the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
 ) -> None:
     """Serve a web page on which one watches memories recall."""

@@ -204,13 +204,20 @@ def save(ax: Axes, file: str | os.PathLike[str]) -> None:
     plt.close(figure)
 
 
+def stretched(
+    images: Float[np.ndarray, "count height width channels"],
+) -> Float[np.ndarray, "count height width channels"]:
+    """Each image's own range as [0, 1]."""
+    low, high = images.min(axis=(1, 2, 3), keepdims=True), images.max(axis=(1, 2, 3), keepdims=True)
+    return (images - low) / np.maximum(high - low, 1e-12)
+
+
 def memories(
     images: Float[np.ndarray, "count height width channels"], columns: int = 16, ax: Axes | None = None
 ) -> Axes:
     """Memories side by side on one axes, each stretched to its own range."""
     count, height, width, channels = images.shape
-    low, high = images.min(axis=(1, 2, 3), keepdims=True), images.max(axis=(1, 2, 3), keepdims=True)
-    images = (images - low) / np.maximum(high - low, 1e-12)
+    images = stretched(images)
     rows = -(-count // columns)
     padded = np.ones((rows * columns, height + 1, width + 1, channels))
     padded[:count, :-1, :-1] = images
