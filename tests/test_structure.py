@@ -30,20 +30,9 @@ CORE_ORDER = [
 ]
 ARCHITECTURES = [f"models.{path.stem}" for path in (ZOO / "models").glob("[!_]*.py")]
 GENERAL = ["_data", "_augmentation", "plots", "_evaluation", "_tasks", "_log", "_recipe", "_steps", "_devices"]
-GENERAL += ["_loader", "_checkpoints", "_run", "_progress", "_training", "_demo"]
+GENERAL += ["_loader", "_checkpoints", "_run", "_progress", "_training", "_demo", "app"]
 FILES = ["_archive", "_folder", "_hub", "_card"]
-ZOO_ORDER = [
-    *FILES,
-    "_corruptions",
-    "_model",
-    *ARCHITECTURES,
-    "models",
-    "_registry",
-    *GENERAL,
-    "app",
-    "cli",
-    "__init__",
-]
+ZOO_ORDER = [*FILES, "_corruptions", "_model", *ARCHITECTURES, "models", "_registry", *GENERAL, "cli", "__init__"]
 
 
 def tracked_files() -> list[Path]:
