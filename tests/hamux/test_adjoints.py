@@ -262,6 +262,7 @@ def temporary_bytes(retrieve, ham, xs):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_of_gradients():
     """Flat in the number of steps for the implicit ones; at 100 steps unrolled, below a quarter of a plain scan's."""
 

@@ -321,6 +321,7 @@ def test_a_token_may_be_kept_from_attending_to_itself(checked):
         synapse(g[:1])
 
 
+@pytest.mark.slow
 @hypothesis.given(
     tokens=st.integers(2, 12),
     at_once=st.integers(1, 300),

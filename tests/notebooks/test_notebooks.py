@@ -70,6 +70,7 @@ def test_the_benchmarks_that_are_named_are_there():
     assert all((ROOT / name).is_file() for name in named)
 
 
+@pytest.mark.slow
 def test_the_architecture_of_the_guide_is_one_as_it_stands(tmp_path):
     module, use = re.findall(r"^```python\n(.*?)^```$", (PAGES / "add-an-architecture.md").read_text(), re.M | re.S)
     (tmp_path / "my_memories.py").write_text(module)

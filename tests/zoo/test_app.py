@@ -67,6 +67,7 @@ def test_every_memory_can_be_watched_and_goes_down(name):
     assert not np.allclose(last[rows + 4 :], 0.5, atol=0.05)
 
 
+@pytest.mark.slow
 def test_noise_is_taken_away_where_no_pixel_is_held():
     (*_, (_, _, _, last)) = app._recall(
         "dense-hopfield-mnist", app._given("dense-hopfield-mnist", 1), "nothing", 10, 1, 0, 0.4
@@ -100,6 +101,7 @@ def page(tmp_path_factory):
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_said():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

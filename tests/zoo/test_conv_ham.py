@@ -75,6 +75,7 @@ def test_no_sweep_raises_the_energy(image, known, activation, memory, dt):
         assert result.energies[-1] < result.energies[0]
 
 
+@pytest.mark.slow
 def test_the_energy_falls_on_real_images():
     digits = load_samples("mnist").images[:2].astype(float)
     model = ConvHAM(ConvHAMConfig(channels=(4, 6), memories=8), key=KEY)
@@ -85,6 +86,7 @@ def test_the_energy_falls_on_real_images():
     assert np.all(energies[:, -1] < energies[:, 0])
 
 
+@pytest.mark.slow
 def test_labels_and_images_complete_each_other_at_the_fixed_points_of_one_ham(model, image, known):
     """The same as `hamux.relax` comes to by its own choice of method, layer by layer in another order."""
     settled = hamux.relax(model.ham, model.encode(image), tol=1e-9, clamp={"image": True}, throw=True)
@@ -134,6 +136,7 @@ def test_the_energy_in_its_parts(model, image, known):
     np.testing.assert_allclose(total, model.retrieve(image, known, max_steps=SMALL.steps).energies, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_both_gradients_are_that_of_the_fixed_point(image):
     model = make(channels=(4,))
 
@@ -177,6 +180,7 @@ def test_without_a_label_it_completes_images(image, known):
     assert model.with_head(classes=2, key=KEY).classify(image).shape == (2,)
 
 
+@pytest.mark.slow
 def test_half_precision_stays_near(model, image, known):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
     assert half.encode(image)["image"].dtype == jnp.bfloat16

@@ -44,7 +44,7 @@ def transformer(request):
         yield request.param, from_pretrained(request.param), load_samples(TRANSFORMERS[request.param]).part(slice(100))
 
 
-@pytest.fixture(scope="module", params=[pytest.param("conv-ham-cifar10", marks=pytest.mark.slow), "conv-ham-mnist"])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in CONVOLUTIONAL])
 def convolutional(request):
     with jax.enable_x64(False):
         yield request.param, from_pretrained(request.param), load_samples(CONVOLUTIONAL[request.param])

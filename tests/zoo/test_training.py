@@ -262,6 +262,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(model, digits, tmp_path):
         quick(model, digits, task=lambda m, b, *, key: (jnp.nan * m.beta, {}), optimizer="adamw", learning_rate=0.5)
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_run(model, digits, tmp_path):
     folder = tmp_path / "run"
     first = quick(model, digits, workdir=folder)
