@@ -8,7 +8,6 @@ end exactly on a stored pattern. Expected: 0 %, 0 %, 98 %, 100 %, 100 % for n = 
 import time
 from functools import partial
 
-import equinox as eqx
 import jax
 import jax.random as jr
 import matplotlib.pyplot as plt
@@ -27,8 +26,7 @@ starts = jr.rademacher(key_starts, (STARTS, SPINS), float)
 shares = {}
 began = time.perf_counter()
 for n in EXPECTED:
-    memory = hamux.HopfieldSynapse(jr.key(0), SPINS, 1, partial(hamux.lagr_repu, n=n))
-    memory = eqx.tree_at(lambda memory: memory.xi, memory, (patterns,))
+    memory = hamux.HopfieldSynapse(jr.key(0), SPINS, 1, partial(hamux.lagr_repu, n=n)).store(patterns)
     ham = hamux.HAM({"spins": hamux.Neurons(hamux.lagr_sign, SPINS)}, {"memory": memory}, [(("spins",), "memory")])
     out = hamux.relax(ham.vectorize(), {"spins": starts}, method=hamux.Asynchronous(), throw=True)
     shares[n] = 100 * float(np.mean(np.any(out.xs["spins"] @ patterns.T == SPINS, axis=1)))

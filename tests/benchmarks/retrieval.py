@@ -10,7 +10,6 @@ import subprocess
 import sys
 from functools import partial
 
-import equinox as eqx
 import jax
 import jax.random as jr
 import numpy as np
@@ -45,8 +44,7 @@ def problem(memories: int):
     key_memories, key_noise = jr.split(jr.key(0))
     # Row by row: drawn at once, random numbers take four times their own memory.
     xi = jax.lax.map(lambda key: jr.normal(key, DIM), jr.split(key_memories, memories))
-    synapse = hamux.HopfieldSynapse(jr.key(0), DIM, 1, partial(hamux.lagr_softmax, beta=BETA))
-    synapse = eqx.tree_at(lambda synapse: synapse.xi, synapse, (xi,))
+    synapse = hamux.HopfieldSynapse(jr.key(0), DIM, 1, partial(hamux.lagr_softmax, beta=BETA)).store(xi)
     ham = hamux.HAM({"x": hamux.Neurons(hamux.lagr_identity, DIM)}, {"recall": synapse}, [(("x",), "recall")])
     return ham, xi, xi[:QUERIES] + jr.normal(key_noise, (QUERIES, DIM))
 

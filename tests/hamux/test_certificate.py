@@ -175,8 +175,7 @@ def layer_norm(seed):
 
 def rim():
     """One Epanechnikov memory at 0, reaching to √2."""
-    synapse = eqx.tree_at(lambda s: s.xi, hamux.KernelSynapse(KEY, 4, 1, "epanechnikov"), (jnp.zeros((1, 4)),))
-    return one(hamux.lagr_identity, synapse, leak=0.0)
+    return one(hamux.lagr_identity, hamux.KernelSynapse(KEY, 4, 1, "epanechnikov").store(jnp.zeros((1, 4))), leak=0.0)
 
 
 HALF = np.array([True, True, False, False])

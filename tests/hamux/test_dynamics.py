@@ -191,8 +191,8 @@ def test_a_unit_that_is_flat_on_its_way_is_not_taken_for_converged(lagrangian, b
 
 def test_a_slope_without_bound_does_not_let_a_rise_pass():
     """At the rim of an Epanechnikov memory a full step lands thousands of reaches away, where E is flat."""
-    synapse = hamux.KernelSynapse(jr.key(0), 2, 1, "epanechnikov")
-    ham = one_layer(eqx.tree_at(lambda s: s.xi, synapse, (jnp.zeros((1, 2)),)), size=2, leak=0.0)
+    synapse = hamux.KernelSynapse(jr.key(0), 2, 1, "epanechnikov").store(jnp.zeros((1, 2)))
+    ham = one_layer(synapse, size=2, leak=0.0)
     for reach in (0.9, 0.99, 0.9999):
         out = hamux.relax(ham, {"x": jnp.array([reach * math.sqrt(2), 0.0])})
         assert np.max(np.diff(out.energies)) <= 1e-12
@@ -403,8 +403,7 @@ def test_under_the_callers_jit_and_vmap(method):
 
 def cubic():
     """−⅓ Σ max(ξx, 0)³ outgrows ½ Σ x²: the energy has no lower bound."""
-    ham = one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 4, Partial(hamux.lagr_repu, n=3)))
-    return eqx.tree_at(lambda ham: ham.synapses["s"].xi, ham, (2 * jnp.eye(4),))
+    return one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 4, Partial(hamux.lagr_repu, n=3)).store(2 * jnp.eye(4)))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Questions about landscapes whose answers are known."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -16,8 +15,8 @@ PATTERNS = np.random.default_rng(0).choice([-1.0, 1.0], (4, 32))
 
 def memory(beta, patterns=PATTERNS):
     """The modern Hopfield network over ±1 patterns."""
-    synapse = hamux.HopfieldSynapse(jr.key(0), patterns.shape[1], len(patterns), Partial(hamux.lagr_softmax, beta=beta))
-    synapse = eqx.tree_at(lambda s: s.xi, synapse, (jnp.asarray(patterns),))
+    lagrangian = Partial(hamux.lagr_softmax, beta=beta)
+    synapse = hamux.HopfieldSynapse(jr.key(0), patterns.shape[1], 1, lagrangian).store(patterns)
     neurons = {"x": Neurons(hamux.lagr_identity, patterns.shape[1])}
     return hamux.HAM(neurons, {"s": synapse}, [(("x",), "s")])
 

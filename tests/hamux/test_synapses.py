@@ -377,3 +377,15 @@ def test_memory_for_attention_in_blocks_grows_with_the_tokens():
 def test_attention_of_bad_numbers_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         hamux.AttentionSynapse(jr.key(0), 5, **({"heads": 2, "head_dim": 3} | options))
+
+
+@pytest.mark.parametrize("kind", [hamux.HopfieldSynapse, hamux.KernelSynapse])
+def test_patterns_are_stored_as_they_are(kind):
+    images, labels = draw((5, 3), (5, 4))
+    synapse = kind(jr.key(0), (3, 4), 1).store(images, labels)
+    np.testing.assert_array_equal(synapse.xi[0], images)
+    np.testing.assert_array_equal(synapse.xi[1], labels)
+    assert synapse.attribution(images[2], labels[2]).argmax() == 2
+    for wrong in ((images,), (images[0], labels[0]), (images, images), (images, labels[:4]), (images[:0], labels[:0])):
+        with pytest.raises(ValueError, match=r"patterns are of shapes .*stores \(memories, 3\) and \(memories, 4\)"):
+            synapse.store(*wrong)

@@ -9,7 +9,7 @@ import functools
 import math
 import string
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
 from jax.nn import logsumexp, relu
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._binding import bind
 from ._checks import positive, whole
 from ._lagrangians import lagr_relu
 from ._precision import accumulator, widened
+
+S = TypeVar("S", bound="HopfieldSynapse | KernelSynapse")
 
 
 class DenseSynapse(eqx.Module):
@@ -95,6 +97,10 @@ class HopfieldSynapse(eqx.Module):
         self.xi = _random_memories(key, dim, memories)
         self.lagrangian = bind(lagrangian, "the hidden neurons' Lagrangian")
 
+    def store(self, *patterns: Float[ArrayLike, "memories dim"]) -> Self:
+        """This synapse with the rows of `patterns`, an array a layer, as its memories instead; any number of them."""
+        return _storing(self, patterns)
+
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
         return -self.lagrangian(self._hidden(gs))
 
@@ -144,6 +150,10 @@ class KernelSynapse(eqx.Module):
         self.xi = _random_memories(key, dim, memories)
         self.beta = jnp.asarray(1.0 * positive("beta", beta))
         self.kernel = kernel
+
+    def store(self, *patterns: Float[ArrayLike, "memories dim"]) -> Self:
+        """This synapse with the rows of `patterns`, an array a layer, as its memories instead; any number of them."""
+        return _storing(self, patterns)
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
         u = self._distances(gs)
@@ -306,6 +316,15 @@ def _attention(
 def _random_memories(key: PRNGKeyArray, dim: int | Sequence[int], memories: int) -> tuple[Array, ...]:
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     return tuple(0.02 * jr.normal(k, (memories, d)) for k, d in zip(jr.split(key, len(dims)), dims, strict=True))
+
+
+def _storing(synapse: S, patterns: Sequence[ArrayLike]) -> S:
+    xi = tuple(jnp.asarray(pattern, synapse.xi[0].dtype) for pattern in patterns)
+    shapes, dims = [pattern.shape for pattern in xi], [old.shape[-1] for old in synapse.xi]
+    if not xi or not xi[0].ndim or not len(xi[0]) or shapes != [(len(xi[0]), dim) for dim in dims]:
+        expected = " and ".join(f"(memories, {dim})" for dim in dims)
+        raise ValueError(f"patterns are of shapes {shapes}; this synapse stores {expected}, one row a memory")
+    return eqx.tree_at(lambda synapse: synapse.xi, synapse, xi)
 
 
 def _check_memories(synapse: HopfieldSynapse | KernelSynapse, gs: Sequence[Array]) -> None:

@@ -107,8 +107,8 @@ class DenseHopfield(ZooModel):
             kernel: Any = "gaussian" if config.energy == "log-sum-exp" else "epanechnikov"
             synapse = KernelSynapse(key, dims, config.memories, kernel, beta=beta)
             neurons = {n: Neurons(hamux.lagr_identity, d, leak=0.0) for n, d in layers.items()}
-        random = tuple(jr.normal(k, (config.memories, d)) for k, d in zip(jr.split(key, len(dims)), dims, strict=True))
-        synapse = eqx.tree_at(lambda s: s.xi, synapse, random)
+        random = (jr.normal(k, (config.memories, d)) for k, d in zip(jr.split(key, len(dims)), dims, strict=True))
+        synapse = synapse.store(*random)
         self.config = config
         self.ham = hamux.HAM(neurons, {"memory": synapse}, [(tuple(layers), "memory")])
 
