@@ -7,15 +7,18 @@ import socket
 import subprocess
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gradio_client import Client, handle_file
 from hub_client import COMMAND
 from PIL import Image
 from selenium import webdriver
 
 from hamux_zoo import app, from_pretrained, list_pretrained, load_samples
+from hamux_zoo._demo import samples_for
 
 SEVEN = load_samples("mnist").images[0]
 
@@ -54,7 +57,7 @@ def test_magenta_erases_and_other_colours_draw():
 )
 def test_every_memory_can_be_watched_and_goes_down(name):
     model = from_pretrained(name)
-    sample = app._given(name, 1)
+    sample = canvas(samples_for(name, model).images[0])
     frames = [*app._recall(name, sample, "the lower half", 5, 1.0, 0, 0.0)]
     assert len(frames) == 6
     _, curve, said, last = frames[-1]
@@ -69,9 +72,7 @@ def test_every_memory_can_be_watched_and_goes_down(name):
 
 @pytest.mark.slow
 def test_noise_is_taken_away_where_no_pixel_is_held():
-    (*_, (_, _, _, last)) = app._recall(
-        "dense-hopfield-mnist", app._given("dense-hopfield-mnist", 1), "nothing", 10, 1, 0, 0.4
-    )
+    (*_, (_, _, _, last)) = app._recall("dense-hopfield-mnist", canvas(SEVEN), "nothing", 10, 1, 0, 0.4)
     noisy = SEVEN + 0.4 * np.random.default_rng(0).normal(size=SEVEN.shape)
     assert np.mean((last - SEVEN) ** 2) < 0.5 * np.mean((noisy - SEVEN) ** 2)
 
@@ -111,6 +112,28 @@ def test_a_port_that_is_taken_is_said():
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert port in done.stderr
+
+
+@pytest.mark.slow
+def test_twenty_sessions_at_once_for_a_minute(page, tmp_path):
+    """Each begins, recalls one of four pictures and opens the memories, over and over, and can read what it gets."""
+    end = time.monotonic() + 60
+
+    def session(number):
+        client, name = Client(page, download_files=tmp_path / f"{number}", verbose=False), "dense-hopfield-mnist"
+        rounds = 0
+        while time.monotonic() < end:
+            picture = client.predict(name, 1 + number % 4, api_name="/_begin")[0]["value"]["background"]
+            given = {"background": handle_file(picture), "layers": [], "composite": None}
+            *_, (_, _, said, _) = client.submit(name, given, "the lower half", 5, 1, 0, 0, api_name="/_recall")
+            assert "Step 5 of 5" in said
+            for shown in [picture, *(each["image"] for each in client.predict(name, api_name="/_memories"))]:
+                Image.open(shown).load()
+            rounds += 1
+        return rounds
+
+    with ThreadPoolExecutor(20) as pool:
+        assert min(pool.map(session, range(20))) > 1
 
 
 chromium = pytest.mark.skipif(

@@ -1,5 +1,6 @@
 """What `hamux-zoo demo` shows: sample images damaged, and what the bundled memories make of them."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
 
+from ._card import read_card
 from ._data import Images, list_samples, load_samples
 from ._evaluation import classify, corruptions, fixed_masks, retrieve
 from .plots import Row, retrieval_gif, retrieval_strip
@@ -33,14 +35,18 @@ class Recall(NamedTuple):
     rows: list[Row]
 
 
-def samples_for(model: Any, name: str | None = None) -> Images:
-    """The samples of a name, or the first of the model's shape. **Raises** ValueError when there are none."""
+def samples_for(name: str | os.PathLike[str], model: Any, samples: str | None = None) -> Images:
+    """The samples of a name, or of the model's shape, its own data set's first. **Raises** ValueError for none."""
+    try:
+        learned = [dataset.split("/")[-1].replace("_", "-") for dataset in read_card(name).datasets]
+    except (FileNotFoundError, ValueError):  # no card, or one without metadata
+        learned = []
     shapes = {}
-    for candidate in [name] if name else list_samples():
-        samples = load_samples(candidate)
-        shapes[candidate] = samples.images.shape[1:]
+    for candidate in [samples] if samples else sorted(list_samples(), key=lambda name: name not in learned):
+        images = load_samples(candidate)
+        shapes[candidate] = images.images.shape[1:]
         if shapes[candidate] == model.config.shape:
-            return samples
+            return images
     raise ValueError(f"the model takes images of shape {model.config.shape}; samples are of shapes {shapes}")
 
 

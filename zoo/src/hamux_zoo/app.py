@@ -8,6 +8,7 @@ import base64
 import functools
 import io
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pandas as pd
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps
 
 from ._corruptions import gaussian_noise
@@ -34,7 +36,7 @@ _STEPS = (5, 10, 20, 50)
 _MEMORIES = 48
 _SIDE = 320  # of the canvas, in pixels of the page
 _ERASED = (255, 0, 255)
-_BRUSHES: list[str | tuple[str, float]] = ["#ff00ff", "#ffffff", "#000000"]
+_ERASER, _INK, _BLACK = "#ff00ff", "#ffffff", "#000000"
 _HIDDEN = {  # from which share of the height and of the width on
     "nothing": (1, 1),
     "the lower half": (0.5, 0),
@@ -64,7 +66,7 @@ def make_app() -> gr.Blocks:
                 drawn = gr.ImageEditor(
                     label="What it is given",
                     sources=["webcam", "clipboard"],
-                    brush=gr.Brush(colors=_BRUSHES, color_mode="fixed", default_size=24),
+                    brush=_brush(_ERASER),
                     eraser=gr.Eraser(default_size=24),
                     layers=False,
                     transforms=(),
@@ -92,7 +94,7 @@ def make_app() -> gr.Blocks:
         gr.on([page.load, name.change], _begin, [name, sample], [drawn, beta, recalled, gallery, weight, status])
         sample.input(_given, [name, sample], drawn)
         blank.click(_blank, name, drawn)
-        upload.upload(_loaded, [upload, name], drawn)
+        upload.upload(_loaded, [upload, name], drawn, show_progress="hidden")
         go.click(
             _recall,
             [name, drawn, hidden, steps, dt, beta, noise],
@@ -122,12 +124,16 @@ def _begin(name: str, sample: int) -> tuple[Any, ...]:
     )
 
 
+def _brush(colour: str) -> gr.Brush:
+    return gr.Brush(colors=[_ERASER, _INK, _BLACK], default_color=colour, color_mode="fixed", default_size=24)
+
+
 def _given(name: str, sample: int) -> Any:
-    return _on_canvas(samples_for(_model(name)).images[sample - 1])
+    return _on_canvas(samples_for(name, _model(name)).images[sample - 1], _ERASER)
 
 
 def _blank(name: str) -> Any:
-    return _on_canvas(np.zeros(_model(name).config.shape))
+    return _on_canvas(np.zeros(_model(name).config.shape), _INK)
 
 
 def _loaded(file: str, name: str) -> Any:
@@ -136,7 +142,7 @@ def _loaded(file: str, name: str) -> Any:
         raise _Wrong(f"{Path(file).name} has {size / 2**20:.1f} MB; at most {_UPLOAD_MB} MB are taken")
     try:
         with Image.open(file) as picture:
-            return _on_canvas(_fitted(ImageOps.exif_transpose(picture), _model(name).config.shape))
+            return _on_canvas(_fitted(ImageOps.exif_transpose(picture), _model(name).config.shape), _ERASER)
     except Exception as error:  # whatever a file that is no image makes Pillow's many readers raise
         raise _Wrong(f"{Path(file).name} is not an image that can be read (PNG, JPEG, …)") from error
 
@@ -162,8 +168,8 @@ def _recall(
         time.sleep(1 / _FRAMES_PER_SECOND)
 
 
-def _memories(name: str) -> list[tuple[np.ndarray, str]]:
-    return [(_enlarged(image, 64), f"memory {i}") for i, image in enumerate(_shelf(name))]
+def _memories(name: str) -> list[tuple[str, str]]:
+    return [(_file(image, 64), f"memory {i}") for i, image in enumerate(_shelf(name))]
 
 
 def _weight(name: str, recalled: np.ndarray | None, event: gr.SelectData) -> str:
@@ -233,8 +239,16 @@ def _fitted(picture: Image.Image, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(fit(picture, shape, "BOX"), np.float32).reshape(shape) / 255
 
 
-def _on_canvas(image: np.ndarray) -> dict[str, Any]:
-    return {"background": _enlarged(image, _SIDE), "layers": [], "composite": None}
+def _on_canvas(image: np.ndarray, brush: str) -> Any:
+    return gr.update(value={"background": _file(image, _SIDE), "layers": [], "composite": None}, brush=_brush(brush))
+
+
+def _file(image: np.ndarray, side: int) -> str:
+    """An image in a file of its own: gradio writes an array to one file for all, while another session reads it."""
+    file = Path(get_upload_folder(), uuid.uuid4().hex, "picture.png")
+    file.parent.mkdir(parents=True)
+    Image.fromarray(_enlarged(image, side)).save(file)
+    return str(file)
 
 
 def _enlarged(image: np.ndarray, side: int) -> np.ndarray:

@@ -277,7 +277,7 @@ def demo(
         str | None,
         typer.Option(
             help="Images shipped with the package for this model: mnist, fashion-mnist or cifar10.",
-            show_default="the first of its shape",
+            show_default="those of its data set, or the first of its shape",
         ),
     ] = None,
 ) -> None:
@@ -297,7 +297,7 @@ def demo(
         drawn = []
         for model_name in [name] if name else SHOWN:
             model: Any = from_pretrained(model_name)
-            images = samples_for(model, samples)
+            images = samples_for(model_name, model, samples)
             console.print(
                 f"{model.config.memories} memories of {model_name}, {len(images.images)} test images that they have "
                 "not seen."
