@@ -11,7 +11,7 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from nbclient import NotebookClient
+from execution import executed
 
 import hamux
 import hamux_zoo
@@ -31,8 +31,7 @@ def cells(path, kind):
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("XLA_FLAGS")  # at the speed that a reader has
-    notebook = nbformat.read(path, 4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    executed(path, tmp_path)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
