@@ -125,7 +125,7 @@ def test_twenty_sessions_at_once_for_a_minute(page, tmp_path):
         while time.monotonic() < end:
             picture = client.predict(name, 1 + number % 4, api_name="/_begin")[0]["value"]["background"]
             given = {"background": handle_file(picture), "layers": [], "composite": None}
-            *_, (_, _, said, _) = client.submit(name, given, "the lower half", 5, 1, 0, 0, api_name="/_recall")
+            *_, (_, _, said) = client.submit(name, given, "the lower half", 5, 1, 0, 0, api_name="/_recall")
             assert "Step 5 of 5" in said
             for shown in [picture, *(each["image"] for each in client.predict(name, api_name="/_memories"))]:
                 Image.open(shown).load()
@@ -230,9 +230,11 @@ def test_a_memory_that_is_chosen_shows_its_weight(page, browser):
 @pytest.mark.slow
 @chromium
 def test_by_the_keyboard_alone_and_at_phone_width(page, browser):
-    opened(browser, page, 500, 900)
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    opened(browser, page, 1200, 900)
     time.sleep(3)
-    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.execute_script("return document.documentElement.scrollWidth") == phone["width"]
     labels = []
     for _ in range(80):
         browser.switch_to.active_element.send_keys(webdriver.Keys.TAB)

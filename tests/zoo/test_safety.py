@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import jax.random as jr
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from safetensors.numpy import load_file
 
 from hamux_zoo import ConvHAM, ConvHAMConfig, DenseHopfield, DenseHopfieldConfig, EnergyTransformer, from_pretrained
@@ -239,7 +239,7 @@ def read_right(folder):
         assert getattr(model.config, field) == (tuple(value) if isinstance(value, list) else value)
 
 
-def fuzz(tmp_path_factory, cases):
+def fuzz(tmp_path_factory, cases, part=0):
     saved = {}
     for name, make in SMALL.items():
         folder = tmp_path_factory.mktemp(name) / "m"
@@ -247,7 +247,8 @@ def fuzz(tmp_path_factory, cases):
         saved[name] = folder, (folder / "config.json").read_bytes(), (folder / "model.safetensors").read_bytes()
     outcomes = {"refused": 0, "read": 0}
 
-    @settings(max_examples=cases, suppress_health_check=list(HealthCheck), database=None)
+    @seed(part)
+    @settings(max_examples=cases, suppress_health_check=list(HealthCheck), database=None, derandomize=False)
     @given(st.data())
     def refused_or_right(data):
         folder, config, weights = saved[data.draw(st.sampled_from(sorted(saved)))]
@@ -281,8 +282,9 @@ def test_fuzzed_files_are_refused_or_right(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_ten_thousand_fuzzed_files_are_refused_or_right(tmp_path_factory):
-    fuzz(tmp_path_factory, 10_000)
+@pytest.mark.parametrize("part", range(1, 9))  # so that they share the cores
+def test_ten_thousand_fuzzed_files_are_refused_or_right(tmp_path_factory, part):
+    fuzz(tmp_path_factory, 10_000 // 8, part)
 
 
 def test_numbers_that_are_saved_are_numbers_that_are_read(model, tmp_path):
