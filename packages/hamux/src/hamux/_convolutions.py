@@ -86,7 +86,8 @@ class Windows:
         *sizes, channels = g.shape
         counts, pads = self.counts(sizes), self.pads(sizes)
         padded = jnp.pad(g, [*pads, (0, 0)])
-        if self.strides == self.shape == self.extent:  # they lie side by side: nothing is copied tap by tap
+        one = all(count == 1 for count in counts)
+        if self.shape == self.extent and (one or self.strides == self.shape):  # side by side: not copied tap by tap
             whole = padded[tuple(slice(count * side) for count, side in zip(counts, self.shape, strict=True))]
             axes = len(counts)
             sides = whole.reshape(*itertools.chain(*zip(counts, self.shape, strict=True)), channels)
