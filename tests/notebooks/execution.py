@@ -3,6 +3,7 @@
 uv run python tests/notebooks/execution.py notebooks/*.ipynb
 """
 
+import copy
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +15,9 @@ from nbclient import NotebookClient
 def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
     """The notebook with its outputs, run in a folder."""
     notebook = nbformat.read(path, 4)
+    metadata = copy.deepcopy(notebook.metadata)  # running adds the version of Python
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    notebook.metadata = metadata
     for cell in notebook.cells:
         cell.metadata = {}
         if cell.cell_type == "code":

@@ -5,8 +5,6 @@ import sys
 import tempfile
 
 import pytest
-
-sys.path.insert(0, os.path.dirname(__file__))
 from hub_server import Hub
 
 assert "huggingface_hub" not in sys.modules

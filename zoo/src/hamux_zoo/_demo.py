@@ -42,7 +42,7 @@ def samples_for(name: str | os.PathLike[str], model: Any, samples: str | None = 
     except (FileNotFoundError, ValueError):  # no card, or one without metadata
         learned = []
     shapes = {}
-    for candidate in [samples] if samples else sorted(list_samples(), key=lambda name: name not in learned):
+    for candidate in [samples] if samples else sorted(list_samples(), key=lambda known: known not in learned):
         images = load_samples(candidate)
         shapes[candidate] = images.images.shape[1:]
         if shapes[candidate] == model.config.shape:

@@ -86,8 +86,9 @@ class Windows:
         *sizes, channels = g.shape
         counts, pads = self.counts(sizes), self.pads(sizes)
         padded = jnp.pad(g, [*pads, (0, 0)])
-        one = all(count == 1 for count in counts)
-        if self.shape == self.extent and (one or self.strides == self.shape):  # side by side: not copied tap by tap
+        steps = zip(counts, self.strides, self.shape, strict=True)
+        if self.shape == self.extent and all(count == 1 or stride == side for count, stride, side in steps):
+            # they lie side by side: nothing is copied tap by tap
             whole = padded[tuple(slice(count * side) for count, side in zip(counts, self.shape, strict=True))]
             axes = len(counts)
             sides = whole.reshape(*itertools.chain(*zip(counts, self.shape, strict=True)), channels)

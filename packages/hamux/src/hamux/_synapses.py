@@ -9,7 +9,7 @@ import functools
 import math
 import string
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, Self, TypeVar
+from typing import ClassVar, Literal, Self
 
 import equinox as eqx
 import jax
@@ -23,8 +23,6 @@ from ._binding import bind
 from ._checks import positive, whole
 from ._lagrangians import lagr_relu
 from ._precision import accumulator, widened
-
-S = TypeVar("S", bound="HopfieldSynapse | KernelSynapse")
 
 
 class DenseSynapse(eqx.Module):
@@ -76,7 +74,38 @@ class BiasSynapse(eqx.Module):
         return -jnp.sum(jnp.sum(widened(g), axis=tuple(range(leading))) * widened(self.b))
 
 
-class HopfieldSynapse(eqx.Module):
+class _Stored(eqx.Module):
+    """What the synapses of stored memories share."""
+
+    xi: tuple[Float[Array, "memories dim"], ...]
+
+    def store(self, *patterns: Float[ArrayLike, "memories dim"]) -> Self:
+        """This synapse with the rows of `patterns`, an array a layer, as its memories instead; any number of them.
+
+        **Raises** ValueError, naming their shapes and those that are stored, for another number of arrays, dim or rows.
+        """
+        xi = tuple(jnp.asarray(pattern, self.xi[0].dtype) for pattern in patterns)
+        shapes = [pattern.shape for pattern in xi]
+        rows = next((shape[0] for shape in shapes if shape), 0)
+        if rows == 0 or shapes != [(rows, dim) for dim in self._dims]:
+            expected = " and ".join(f"(memories, {dim})" for dim in self._dims)
+            raise ValueError(f"patterns are of shapes {shapes}; this synapse stores {expected}, one row a memory")
+        return eqx.tree_at(lambda synapse: synapse.xi, self, xi)
+
+    @property
+    def _dims(self) -> tuple[int, ...]:
+        return tuple(xi.shape[-1] for xi in self.xi)
+
+    def _check(self, gs: Sequence[Array]) -> None:
+        dims = self._dims
+        if tuple(g.shape[-1] if g.ndim else None for g in gs) != dims or len({g.shape[:-1] for g in gs}) != 1:
+            raise ValueError(
+                f"{type(self).__name__} joins {len(dims)} layers of dim {dims}, got {len(gs)} g's of shapes "
+                f"{[g.shape for g in gs]}; their last axes must be {dims}, their leading axes the same"
+            )
+
+
+class HopfieldSynapse(_Stored):
     """E = −Σ_tokens L(h) with h = Σ_layers g ξᵀ: a dense layer of `memories` hidden neurons, integrated out.
 
     `xi` holds one matrix `(memories, dim)` a connected layer, so that row μ of all of them is one stored memory; `dim`
@@ -89,17 +118,12 @@ class HopfieldSynapse(eqx.Module):
     Krotov & Hopfield, 2021; Hoover et al., "Energy Transformer", 2023.
     """
 
-    xi: tuple[Float[Array, "memories dim"], ...]
     lagrangian: Callable
     curvature: ClassVar[float] = 0.0
 
     def __init__(self, key: PRNGKeyArray, dim: int | Sequence[int], memories: int, lagrangian: Callable = lagr_relu):
         self.xi = _random_memories(key, dim, memories)
         self.lagrangian = bind(lagrangian, "the hidden neurons' Lagrangian")
-
-    def store(self, *patterns: Float[ArrayLike, "memories dim"]) -> Self:
-        """This synapse with the rows of `patterns`, an array a layer, as its memories instead; any number of them."""
-        return _storing(self, patterns)
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
         return -self.lagrangian(self._hidden(gs))
@@ -109,11 +133,11 @@ class HopfieldSynapse(eqx.Module):
         return _shares(jax.grad(self.lagrangian)(self._hidden(gs)))
 
     def _hidden(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
-        _check_memories(self, gs)
+        self._check(gs)
         return functools.reduce(jnp.add, [_product(g, xi) for g, xi in zip(gs, self.xi, strict=True)])
 
 
-class KernelSynapse(eqx.Module):
+class KernelSynapse(_Stored):
     """E = −(1/β) Σ_tokens log Σ_μ κ(β/2 Σ_layers ‖g − ξ_μ‖²): memories compared by distance, as a kernel density.
 
     - `"gaussian"`, κ(u) = exp(−u): log-sum-exp. On identity layers of leak 0 the step with dt/τ = 1 is
@@ -128,7 +152,6 @@ class KernelSynapse(eqx.Module):
     Hoover, Shi, Balasubramanian, Krotov & Ram, "Dense Associative Memory with Epanechnikov Energy", 2025, eq. 3.
     """
 
-    xi: tuple[Float[Array, "memories dim"], ...]
     beta: Float[Array, ""]
     kernel: Literal["gaussian", "epanechnikov"] = eqx.field(static=True)
 
@@ -151,10 +174,6 @@ class KernelSynapse(eqx.Module):
         self.beta = jnp.asarray(1.0 * positive("beta", beta))
         self.kernel = kernel
 
-    def store(self, *patterns: Float[ArrayLike, "memories dim"]) -> Self:
-        """This synapse with the rows of `patterns`, an array a layer, as its memories instead; any number of them."""
-        return _storing(self, patterns)
-
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
         u = self._distances(gs)
         if self.kernel == "gaussian":
@@ -170,7 +189,7 @@ class KernelSynapse(eqx.Module):
         return jax.nn.softmax(-u, axis=-1) if self.kernel == "gaussian" else _shares((u < 1).astype(u.dtype))
 
     def _distances(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
-        _check_memories(self, gs)
+        self._check(gs)
         distances = [_half_square_distances(g, xi) for g, xi in zip(gs, self.xi, strict=True)]
         return widened(self.beta) * functools.reduce(jnp.add, distances)
 
@@ -316,24 +335,6 @@ def _attention(
 def _random_memories(key: PRNGKeyArray, dim: int | Sequence[int], memories: int) -> tuple[Array, ...]:
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     return tuple(0.02 * jr.normal(k, (memories, d)) for k, d in zip(jr.split(key, len(dims)), dims, strict=True))
-
-
-def _storing(synapse: S, patterns: Sequence[ArrayLike]) -> S:
-    xi = tuple(jnp.asarray(pattern, synapse.xi[0].dtype) for pattern in patterns)
-    shapes, dims = [pattern.shape for pattern in xi], [old.shape[-1] for old in synapse.xi]
-    if not xi or not xi[0].ndim or not len(xi[0]) or shapes != [(len(xi[0]), dim) for dim in dims]:
-        expected = " and ".join(f"(memories, {dim})" for dim in dims)
-        raise ValueError(f"patterns are of shapes {shapes}; this synapse stores {expected}, one row a memory")
-    return eqx.tree_at(lambda synapse: synapse.xi, synapse, xi)
-
-
-def _check_memories(synapse: HopfieldSynapse | KernelSynapse, gs: Sequence[Array]) -> None:
-    dims = tuple(xi.shape[-1] for xi in synapse.xi)
-    if tuple(g.shape[-1] if g.ndim else None for g in gs) != dims or len({g.shape[:-1] for g in gs}) != 1:
-        raise ValueError(
-            f"{type(synapse).__name__} joins {len(dims)} layers of dim {dims}, got {len(gs)} g's of shapes "
-            f"{[g.shape for g in gs]}; their last axes must be {dims}, their leading axes the same"
-        )
 
 
 def _shares(weights: Float[Array, "... memories"]) -> Float[Array, "... memories"]:
