@@ -1,8 +1,9 @@
-"""Settings of every test: float64, no silent promotion of dtypes or ranks, and programs that compile fast: most run
-only a few times."""
+"""Settings of every test: float64, no silent promotion of dtypes or ranks, and quick starts: what XLA compiles mostly
+runs a few times only, and Python keeps the bytecode that the next process needs again."""
 
 import os
 
+os.environ["PYTHONDONTWRITEBYTECODE"] = ""
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import hypothesis
