@@ -108,6 +108,8 @@ def test_conv_is_a_matrix_and_what_jax_has(geometry, groups, use_bias, seed):
 @hypothesis.settings(max_examples=12)
 def test_pools_are_the_mean_and_the_smooth_maximum_of_each_window(geometry, beta, seed):
     sizes, shape, strides, padding, _ = geometry
+    if not isinstance(padding, str):  # no window may lie in it wholly
+        padding = tuple(tuple(min(pad, taps - 1) for pad in pads) for pads, taps in zip(padding, shape, strict=True))
     windows = all_places(sizes, shape, strides, padding, [1] * len(sizes))
     hypothesis.assume(all(windows.values()))
     options = {} if beta is None else {"pool": "max", "beta": beta}
@@ -245,12 +247,22 @@ def test_bad_numbers_are_refused(options, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"pool": "min"}, "pool is 'min'; it is"), ({"pool": "max", "beta": 0.0}, "beta is 0.0; it must be finite")],
+    [
+        ({"pool": "min"}, "pool is 'min'; it is"),
+        ({"pool": "max", "beta": 0.0}, "beta is 0.0; it must be finite"),
+        ({"padding": ((0, 0), (2, 0))}, "padding is ((0, 0), (2, 0)); a window of (2, 2) could hold nothing else"),
+    ],
     ids=str,
 )
 def test_bad_pools_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         hamux.PoolSynapse(2, **options)
+
+
+@pytest.mark.parametrize("pool", ["average", "max"])
+def test_the_energy_of_a_layer_beyond_all_memory_has_a_shape(pool):
+    sizes = [jax.ShapeDtypeStruct((side, side, 3), "float32") for side in (2**20, 2**19)]
+    assert jax.eval_shape(hamux.PoolSynapse(3, 2, "SAME", pool), *sizes).shape == ()
 
 
 def test_the_four_layer_ham_of_the_fields_readme_relaxes_and_goes_down():

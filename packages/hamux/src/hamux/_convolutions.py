@@ -13,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from einops import rearrange
 from jax.nn import logsumexp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -103,9 +104,15 @@ class Windows:
         return jnp.stack(taps, axis=-2)
 
     def inside(self, sizes: Sequence[int]) -> Bool[Array, "*counts taps 1"]:
-        """Which taps lie in the layer; known when jax traces, and no work of the compiled program."""
-        with jax.ensure_compile_time_eval():
-            return self.cut(jnp.ones((*sizes, 1))) > 0
+        """Which taps lie in the layer."""
+        counts, axes = self.counts(sizes), len(sizes)
+        inside = jnp.ones((1,) * 2 * axes, bool)
+        for axis, (before, _) in enumerate(self.pads(sizes)):
+            starts = self.strides[axis] * np.arange(counts[axis])[:, None] - before
+            places = starts + self.dilation[axis] * np.arange(self.shape[axis])
+            others = [other for other in range(2 * axes) if other not in (axis, axis + axes)]
+            inside = inside & np.expand_dims((places >= 0) & (places < sizes[axis]), others)
+        return inside.reshape(*counts, -1, 1)
 
 
 class ConvSynapse(eqx.Module):
@@ -212,7 +219,8 @@ class PoolSynapse(eqx.Module):
     Where windows reach beyond the layer, they hold the less. `window_strides` are `window_shape` unless given; `beta`
     is a parameter, None for the average. Krotov, "Hierarchical Associative Memory", 2021.
 
-    **Raises** ValueError for another `pool`, a β that is not > 0, and as `ConvSynapse`.
+    **Raises** ValueError for another `pool`, a β that is not > 0, padding as large as the window, which would hold
+    nothing, and as `ConvSynapse`.
     """
 
     beta: Float[Array, ""] | None
@@ -234,7 +242,11 @@ class PoolSynapse(eqx.Module):
         if pool not in ("average", "max"):
             raise ValueError(f'pool is {pool!r}; it is "average" or "max"')
         strides = window_shape if window_strides is None else window_strides
-        self.windows = Windows.of(window_shape, strides, padding, 1)
+        self.windows = windows = Windows.of(window_shape, strides, padding, 1)
+        if not isinstance(windows.padding, str) and any(
+            max(pads) >= size for pads, size in zip(windows.padding, windows.shape, strict=True)
+        ):
+            raise ValueError(f"padding is {windows.padding}; a window of {windows.shape} could hold nothing else")
         self.pool = pool
         self.beta = jnp.asarray(1.0 * positive("beta", beta)) if pool == "max" else None
 
