@@ -1,5 +1,7 @@
 """Images in: shipped samples, data sets from a folder, damage and augmentation."""
 
+import time
+
 import datasets
 import jax
 import jax.numpy as jnp
@@ -125,6 +127,18 @@ def test_pictures_on_the_hub_are_streamed(hub, photos):
         list(stream_images("someone/pics", shape=(8, 8, 3)))
     (left,) = stream_images("someone/pics", shape=(8, 8, 3), skip_bad=True)
     assert len(left.images) == 1
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_a_hub_that_goes_away_in_the_middle_is_not_a_bad_image(hub, photos, skip_bad, monkeypatch):
+    files = {f"train/{path.parent.name}/{path.name}": path.read_bytes() for path in photos.rglob("*.*")}
+    hub.add("someone/pics", files, kind="datasets")
+    stream = stream_images("someone/pics", shape=(8, 8, 3), batch_size=2, skip_bad=skip_bad)
+    assert len(next(stream).images) == 2
+    hub.down = True
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between the Hub's library's tries
+    with pytest.raises(ConnectionError, match=r"someone/pics.* the Hub does not answer"):
+        next(stream)
 
 
 def test_a_stream_fetches_what_is_looked_at(hub, digits):

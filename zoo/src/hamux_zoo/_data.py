@@ -109,7 +109,8 @@ def stream_images(
     memory, and from the Hub no more is fetched than is looked at.
 
     `data` is a Hub id, a folder, a parquet file or a `datasets.IterableDataset`; the last batch may be smaller.
-    **Raises** as `load_images`, of an image when it comes to it; ValueError for a `batch_size` below 1.
+    **Raises** as `load_images`, of an image when it comes to it; ValueError for a `batch_size` below 1; ConnectionError
+    when the Hub goes away in the middle.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
@@ -118,11 +119,15 @@ def stream_images(
     table = _split_of(_open(data, streaming=True), split, name)
     column, label, names = _columns(table, name)
     pictures = _Pictures(name, shape, skip_bad, _places(data))
-    parts = (
-        pictures.read(rows[column], rows[label] if label else None, names)
-        for rows in _undecoded(table, column).iter(batch_size)
-    )
-    return (images.take(slice(None)) for images in parts if images is not None)
+
+    def batches() -> Iterator[Images]:
+        with answers("in the middle of", name):
+            for rows in _undecoded(table, column).iter(batch_size):
+                images = pictures.read(rows[column], rows[label] if label else None, names)
+                if images is not None:
+                    yield images.take(slice(None))
+
+    return batches()
 
 
 def read(data: Any, split: str = "train", *, shape: tuple[int, ...] | None = None, skip_bad: bool = False) -> Source:
@@ -265,6 +270,8 @@ class _Pictures:
             self._count += 1
             try:
                 picture = _decode(one, self._places)
+            except ConnectionError:
+                raise
             except Exception as error:  # whatever a broken file makes Pillow's many readers raise
                 if not self._skip_bad:
                     raise ValueError(f"{place} cannot be read: {error} (--skip-bad leaves such images out)") from None
@@ -351,7 +358,7 @@ def _content(stored: dict[str, Any] | None, places: tuple[str, ...] | None) -> i
     inside = places is None or any(place.startswith(p if remote else os.path.join(p, "")) for p in places)
     if not inside:
         raise ValueError("it lies outside of the data set")
-    with fsspec.open(path, "rb") as file:
+    with answers("of", path) if remote else contextlib.nullcontext(), fsspec.open(path, "rb") as file:
         return io.BytesIO(file.read())
 
 
