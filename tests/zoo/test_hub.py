@@ -106,6 +106,13 @@ def test_names_of_classes_stay(hub, pull):
     assert config["class_names"] == ["odd", "even"]
 
 
+@pytest.mark.parametrize("config", [b'{"model_type": "bert"}', b'{"format_version": 99}'], ids=["foreign", "newer"])
+def test_a_config_that_cannot_be_read_is_replaced(hub, pull, config):
+    hub.add(REPO, {"config.json": config, "README.md": b"# Another"})
+    a_model().push_to_hub(REPO, token=WRITER)
+    assert eqx.tree_equal(pull(), a_model())
+
+
 def test_the_card_is_one_of_the_hubs(hub):
     from huggingface_hub import ModelCard
 

@@ -31,6 +31,8 @@ def test_a_private_repo_and_tokens(hub, pull, monkeypatch):
     for token in ("SECRET\n", "hf_SECRET é", ""):
         for call in (lambda t: model.push_to_hub(REPO, token=t), lambda t: pull("me/other", token=t)):
             refused(lambda call=call, token=token: call(token), ValueError, "the token holds")
+    monkeypatch.setenv("HF_TOKEN", "hf_SECRETé")
+    refused(pull, ValueError, "the token holds")
 
 
 def test_a_gated_repo(hub, pull, tmp_path):
@@ -50,7 +52,8 @@ def test_what_does_not_exist(hub, pull, tmp_path):
     refused(lambda: pull("me/half"), FileNotFoundError, "model.safetensors is missing")
     refused(lambda: pull("me/dense-hopfield-mnst"), FileNotFoundError, "did you mean dense-hopfield-mnist")
     refused(lambda: pull("a b/c"), FileNotFoundError, "org/name")
-    refused(lambda: pull("me/a--b"), ValueError, "a--b")
+    refused(lambda: pull("me/a--b"), ValueError, "of the repo me/a--b")
+    refused(lambda: a_model().push_to_hub("me/x y", token=WRITER), ValueError, "nothing was pushed to me/x y")
     for name in ("", "~nosuchuser/x", "me/" + "x" * 300):
         refused(lambda name=name: pull(name), (FileNotFoundError, ValueError), name)
     refused(lambda: pull("dense-hopfield-mnist", revision="v1"), ValueError, "not on the Hub")
@@ -77,6 +80,15 @@ def test_the_server_is_gone_afterwards(hub, pull, tmp_path):
     hub.log.clear()
     assert eqx.tree_equal(pull(local_files_only=True), model)
     assert not hub.log
+
+
+def test_what_is_in_the_cache_does_not_serve_those_whom_the_hub_refuses(hub, pull, tmp_path):
+    hub.add(REPO, files(a_model(), tmp_path / "m"))
+    pull()
+    refused(lambda: pull(token="hf_wrong0000"), PermissionError, "refuses the token")
+    del hub.repos["models", REPO]
+    refused(pull, FileNotFoundError, "no such repo")
+    assert eqx.tree_equal(pull(local_files_only=True), a_model())
 
 
 def test_a_transfer_that_breaks_is_taken_up_again(hub, pull, tmp_path, monkeypatch):

@@ -165,6 +165,19 @@ def test_the_remains_of_a_save_that_are_a_link_are_let_alone(model, folder):
     assert (others / "README.md").read_text() == "not yours"
 
 
+@pytest.mark.parametrize("name", ["README.md", "notes.txt"])
+def test_the_remains_of_a_save_that_are_no_save_are_refused(folder, name):
+    saved = folder / ".saved"
+    saved.mkdir()
+    (saved / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"\.saved/config.json: format_version"):
+        from_pretrained(folder)
+    (saved / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (saved / name).mkdir()
+    with pytest.raises(ValueError, match=rf"\.saved holds \['{name}'\], which no save has written"):
+        from_pretrained(folder)
+
+
 def test_an_altered_weight_is_refused_until_told(model, folder):
     path = folder / "model.safetensors"
     content = bytearray(path.read_bytes())

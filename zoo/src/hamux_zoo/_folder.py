@@ -215,7 +215,11 @@ def _take_over_locked(folder: Path) -> None:
     ready = folder / _READY
     if ready.is_symlink() or not ready.is_dir():
         return
-    for file in sorted(ready.iterdir(), key=lambda file: file.name == CONFIG):
+    if files := sorted(ready.iterdir(), key=lambda file: file.name == CONFIG):
+        ours = {CONFIG, INDEX, CARD, *_config(ready)["sha256"]}
+        if strange := [file.name for file in files if file.name not in ours or file.is_symlink() or file.is_dir()]:
+            raise ValueError(f"{ready} holds {strange}, which no save has written; look at it, and delete it")
+    for file in files:
         file.replace(folder / file.name)
     ready.rmdir()
     wanted = _config(folder)["sha256"]

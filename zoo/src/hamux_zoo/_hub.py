@@ -90,14 +90,14 @@ def _fetched(
         pinned = revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
         commit = revision if pinned else HfApi(token=token, **_CALLER).model_info(repo_id, revision=revision).sha
         folder = snapshot(commit, False)
-    except errors.RevisionNotFoundError:
-        raise
     except (
         httpx.TransportError,
         errors.OfflineModeIsEnabled,
         errors.HfHubHTTPError,
         errors.LocalEntryNotFoundError,
     ) as unreachable:
+        if getattr(getattr(unreachable, "response", None), "status_code", None) in (401, 403, 404):
+            raise
         try:
             return snapshot(revision, True)
         except FileNotFoundError:
@@ -127,7 +127,7 @@ def push_folder(
 
     `revision` is a branch, made where there is none. Weights of another save are deleted. The card is the folder's, in
     which `from_pretrained` of the folder becomes that of the repo; with `keep` a card that is there stays, and so do
-    the classes' names, if the folder has none and as many classes.
+    the classes' names that can be read, if the folder has none and as many classes.
 
     **Raises** as `find_folder` when there is no such folder, or the Hub refuses; ValueError when the repo has got
     another commit in the meantime, or its name or the card are not as the Hub wants them.
@@ -163,7 +163,11 @@ def push_folder(
 
 def _keep_names(folder: Path, theirs: Path) -> None:
     """Give the folder's config the names of the classes in `theirs`."""
-    saved, other = read_config(folder), read_config(theirs)
+    saved = read_config(folder)
+    try:
+        other = read_config(theirs)
+    except ValueError:  # of another library, or a newer hamux-zoo
+        return
     same = saved["config"].get("classes") == other.get("config", {}).get("classes")
     if same and "class_names" in other and "class_names" not in saved:
         write_config(folder, saved | {"class_names": other["class_names"]})
@@ -184,7 +188,10 @@ def _card_of(folder: Path, repo_id: str) -> str:
 
 def _plain(token: str | bool | None) -> str | bool | None:
     """**Raises** ValueError, which does not show it, for a token that no header can hold."""
-    if isinstance(token, str) and not re.fullmatch("[!-~]+", token):
+    from huggingface_hub import get_token
+
+    sent = token if isinstance(token, str) else get_token()
+    if token is not False and sent is not None and not re.fullmatch("[!-~]+", sent):
         raise ValueError("the token holds a space, a line break or another character that no token has")
     return token
 
@@ -199,6 +206,8 @@ def answers(what: str, repo_id: str, revision: str | None = None, hint: str = ""
     hint = hint and f"; {hint}"
     try:
         yield
+    except errors.HFValidationError as error:
+        raise ValueError(f"{where} {_said(error)}") from None
     except errors.RevisionNotFoundError:
         raise FileNotFoundError(f"{where} the Hub has the repo, but not the revision") from None
     except errors.LocalEntryNotFoundError as error:
