@@ -352,7 +352,15 @@ class _HubHandler(_Handler):
                 self.answer(200, {})
 
     def validate(self, *, body: bytes) -> None:
-        self.answer(200, {"errors": [], "warnings": []})
+        """Of the metadata, the values that the Hub knows by their form; no metadata are a warning."""
+        block = re.match(r"---\n(.*?)\n---\n", json.loads(body)["content"], flags=re.DOTALL)
+        given = dict(re.findall(r"^(\w+): *(.*)$", block[1], flags=re.MULTILINE)) if block else {}
+        wrong = [
+            f'"{key}" is {given[key]}' for key, form in _FORMS.items() if not re.fullmatch(form, given.get(key, "x"))
+        ]
+        found = {"errors": wrong, "warnings": [] if block else ["empty or missing yaml metadata in repo card"]}
+        listed = {kind: [{"message": one} for one in ones] for kind, ones in found.items()}
+        self.answer(400 if wrong else 200, listed)
 
     def resolve(self, kind: str | None, repo_id: str, revision: str, name: str) -> None:
         if not (found := self.commit_of(kind or "models", repo_id, revision)):
@@ -371,6 +379,7 @@ class _HubHandler(_Handler):
             self.give(content, ETag=f'"{_git_oid(content)}"', X_Repo_Commit=oid)
 
 
+_FORMS = {"base_model": r"([\w.-]+/)?[\w.-]+", "library_name": r"[\w.-]+", "pipeline_tag": r"[a-z0-9-]+"}
 _KIND, _ID = "(models|datasets)", r"([\w.-]+/[\w.-]+)"
 _ROUTES: list[tuple[str, str, Callable]] = [
     ("GET", "/api/whoami-v2", _HubHandler.whoami),

@@ -85,10 +85,11 @@ def test_a_data_set_that_the_hub_does_not_show(hub, digits):
 def test_the_card_of_a_run_says_what_it_is_from(hub, digits, tmp_path):
     model = DenseHopfield(DenseHopfieldConfig(shape=(4, 4, 1), memories=4, classes=3), key=jr.key(0))
     options = {"steps": 2, "batch_size": 4, "quiet": True, "workdir": tmp_path / "run"}
-    finetune(model, "someone/digits", base_model="me/mine", **options)
+    base = "dense-hopfield-mnist"
+    finetune(model, "someone/digits", base_model=base, **options)
     card = ModelCard.load(tmp_path / "run/model/README.md")
     assert card.data.datasets == ["someone/digits"]
-    assert card.data.base_model == "me/mine"
+    assert card.data.base_model == base
     measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert measured.keys() == {"validation_loss", "validation_accuracy"}
     assert "![Examples](samples.png)" in card.text
@@ -151,7 +152,7 @@ def test_a_stream_fetches_what_is_looked_at(hub, digits):
     np.testing.assert_array_equal(rest[-1].labels, [1, 2, 0, 1, 2, 0])
 
 
-def test_a_parquet_file_and_a_folder_are_streamed_as_they_are_read(tmp_path, photos):
+def test_a_parquet_file_and_a_folder_are_streamed_as_they_are_read(tmp_path, photos, monkeypatch):
     path = saved(tmp_path, [np.full((4, 4), 50 * i, np.uint8) for i in range(3)]) / "train.parquet"
     whole = load_images(path)
     np.testing.assert_allclose(whole.images[:, 0, 0, 0], np.arange(3) * 50 / 255, rtol=1e-6)
@@ -160,6 +161,8 @@ def test_a_parquet_file_and_a_folder_are_streamed_as_they_are_read(tmp_path, pho
         np.testing.assert_array_equal(batch.labels, [0, 1, 2])
     resized = np.concatenate([batch.images for batch in stream_images(photos, shape=(8, 8, 1), batch_size=4)])
     np.testing.assert_array_equal(resized, load_images(photos, shape=(8, 8, 1)).images)
+    monkeypatch.setenv("HOME", str(photos.parent))
+    np.testing.assert_array_equal(load_images("~/photos", shape=(8, 8, 1)).images, resized)
     with pytest.raises(ValueError, match="say which `shape`"):
         list(stream_images(photos))
     with pytest.raises(ValueError, match='has no split "test"'):

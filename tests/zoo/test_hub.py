@@ -99,6 +99,12 @@ def test_only_the_folders_own_name_becomes_the_repos(hub, tmp_path):
     assert shown.endswith(f'A.from_pretrained("{REPO}"); B.from_pretrained("bert-base")\n')
 
 
+def test_metadata_that_the_hub_does_not_take_are_said(hub):
+    wrong = "---\nlibrary_name: hamux-zoo\npipeline_tag: Not One\n---\n"
+    with pytest.raises(ValueError, match='"pipeline_tag" is Not One'):
+        a_model().push_to_hub(REPO, token=WRITER, card=wrong)
+
+
 def test_names_of_classes_stay(hub, pull):
     first = a_model().push_to_hub(REPO, token=WRITER, class_names=["odd", "even"])
     assert pull().push_to_hub(REPO, token=WRITER).oid == first.oid

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from safetensors.numpy import load_file
 
 from hamux_zoo import ConvHAM, ConvHAMConfig, DenseHopfield, DenseHopfieldConfig, EnergyTransformer, from_pretrained
+from hamux_zoo._card import read_card
 from hamux_zoo._model import named_leaves
 from hamux_zoo.models.energy_transformer import EnergyTransformerConfig
 
@@ -176,6 +177,20 @@ def test_the_remains_of_a_save_that_are_no_save_are_refused(folder, name):
     (saved / name).mkdir()
     with pytest.raises(ValueError, match=rf"\.saved holds \['{name}'\], which no save has written"):
         from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("a: &a [1, 2]\ndatasets: [*a, *a]", "aliases"),
+        ("datasets: 2023-99-99", "month must be in"),
+        ("model-index: 3", "not iterable"),
+    ],
+)
+def test_a_card_of_other_metadata_is_refused(folder, metadata, message):
+    (folder / "README.md").write_text(f"---\n{metadata}\n---\ntext")
+    with pytest.raises(ValueError, match=f"README.md has metadata that are not a model card's: .*{message}"):
+        read_card(folder)
 
 
 def test_an_altered_weight_is_refused_until_told(model, folder):

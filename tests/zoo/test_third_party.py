@@ -1,6 +1,7 @@
 """An architecture in a package of someone else's: found by its entry point, it is saved, pushed, pulled and trained."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,10 @@ def test_what_is_wrong_with_theirs_is_said(as_installed):
     as_installed(name="Missing")
     with pytest.warns(UserWarning, match="ring_memory:Missing, of the entry point ring, cannot be imported"):
         assert list_models() == ours
+    sys.modules.pop("ring_memory")
+    as_installed(code=re.sub('.*= "ring"\n', "", RING))
+    with pytest.raises(ValueError, match="ring_memory:Ring, of the entry point ring, has no `model_type`"):
+        list_models()
     sys.modules.pop("ring_memory")
     as_installed(code=RING.replace('= "ring"', '= "conv-ham"'))
     with pytest.raises(ValueError, match=r'ring_memory:Ring, of .* and ConvHAM both have the model_type "conv-ham"'):

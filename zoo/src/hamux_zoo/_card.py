@@ -28,11 +28,13 @@ def read_card(name: str | os.PathLike[str]) -> Card:
     if not match:
         raise ValueError(f"{path} does not begin with metadata between two lines of ---")
     try:
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(match[1])):
+            raise ValueError("aliases, with which a small file names a large one")
         metadata = yaml.safe_load(match[1])
         results = [result for model in metadata.get("model-index", []) for result in model["results"]]
         metrics = [metric for result in results for metric in result["metrics"]]
         return Card(list(metadata.get("datasets", [])), metrics, match[2])
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} has metadata that are not a model card's: {error!r}") from None
 
 

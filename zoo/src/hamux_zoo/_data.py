@@ -206,8 +206,9 @@ def _open(data: Any, streaming: bool = False) -> Any:
     import datasets
 
     if isinstance(data, str | os.PathLike):
-        path = Path(data)
-        where = {"path": "parquet", "data_files": str(path)} if path.is_file() else {"path": str(data)}
+        path = Path(data).expanduser()
+        place = str(path) if path.exists() else str(data)
+        where = {"path": "parquet", "data_files": place} if path.is_file() else {"path": place}
         try:
             with contextlib.nullcontext() if path.exists() else answers("of", str(data)):
                 data = datasets.load_dataset(**where, streaming=streaming)
@@ -329,8 +330,8 @@ def _places(data: Any) -> tuple[str, ...] | None:
     import datasets
     from huggingface_hub import constants
 
-    if Path(data).is_dir():
-        return (os.path.abspath(data),)
+    if (folder := Path(data).expanduser()).is_dir():
+        return (os.path.abspath(folder),)
     caches = (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)
     return (*map(os.path.abspath, caches), f"hf://datasets/{data}@")
 

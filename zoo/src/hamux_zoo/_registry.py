@@ -17,8 +17,8 @@ def model_classes() -> dict[str, type[ZooModel]]:
     """The architectures by `model_type`: every ZooModel that a module of `models/` defines, and those that other
     packages name as entry points, `[project.entry-points."hamux_zoo.models"]` with `NAME = "package.module:Class"`.
 
-    **Raises** ValueError, naming the entry point, for one that gives no ZooModel, or takes a `model_type` that is
-    another's. One that cannot be imported is left out, with a warning.
+    **Raises** ValueError, naming the entry point, for one that gives no ZooModel, has no `model_type`, or that of
+    another. One that cannot be imported is left out, with a warning.
     """
     names = [f"{models.__name__}.{info.name}" for info in pkgutil.iter_modules(models.__path__)]
     modules = [importlib.import_module(name) for name in names]
@@ -32,6 +32,8 @@ def model_classes() -> dict[str, type[ZooModel]]:
             continue
         if not (isinstance(model, type) and issubclass(model, ZooModel)):
             raise ValueError(f"{point.value}, of the entry point {point.name}, is {model!r}; expected a ZooModel")
+        if not isinstance(getattr(model, "model_type", None), str):
+            raise ValueError(f"{point.value}, of the entry point {point.name}, has no `model_type`; expected a string")
         if found.setdefault(model.model_type, model) is not model:
             raise ValueError(
                 f"{point.value}, of the entry point {point.name}, and {found[model.model_type].__name__} both have the "

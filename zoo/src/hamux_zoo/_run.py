@@ -124,7 +124,7 @@ class Run:
             path=str(folder),
             picture=picture.name if picture.is_file() else None,
             datasets=self._datasets,
-            base_model=self._base_model if "/" in (self._base_model or "") else None,  # an id on the Hub
+            base_model=self._base_model,
             metrics=metrics,
         )
         model.save_pretrained(folder, card=card, class_names=self._names)
