@@ -73,6 +73,21 @@ def test_a_data_set_on_the_hub_is_read_and_stays(hub, digits):
     assert len(load_images("someone/digits", split="test").images) == 10
 
 
+def test_a_revision_of_a_data_set(hub, digits, tmp_path):
+    repo = hub.repos["datasets", "someone/digits"]
+    first = repo.refs["main"]
+    repo.commit({"data/train-00000-of-00001.parquet": repo.commits[first]["data/test-00000-of-00001.parquet"]}, "less")
+    assert len(load_images("someone/digits").images) == 10
+    assert len(load_images("someone/digits", revision=first).images) == 30
+    assert sum(len(batch.images) for batch in stream_images("someone/digits", revision=first)) == 30
+    for call in (load_images, stream_images):
+        with pytest.raises(FileNotFoundError, match='"someone/digits" is neither a folder'):
+            call("someone/digits", revision="v9")
+        for data in (tmp_path, np.zeros((2, 4, 4), np.uint8)):
+            with pytest.raises(ValueError, match="is not on the Hub: it has no revision 'v9'"):
+                call(data, revision="v9")
+
+
 def test_a_data_set_that_the_hub_does_not_show(hub, digits):
     for name in ("someone/none", "someone/secret"):
         hub.add("someone/secret", {"a.parquet": b""}, kind="datasets", private=True)

@@ -80,11 +80,16 @@ def load_samples(name: str) -> Images:
 
 
 def load_images(
-    data: Any, split: str = "train", *, shape: tuple[int, ...] | None = None, skip_bad: bool = False
+    data: Any,
+    split: str = "train",
+    *,
+    shape: tuple[int, ...] | None = None,
+    skip_bad: bool = False,
+    revision: str | None = None,
 ) -> Images:
     """A split of a data set: its Hub id, a folder (of images, one folder a class, or of a data set's files), a parquet
     file, a `datasets.Dataset`, a pair of arrays (images, labels), or images alone. What does not fit into memory is for
-    `stream_images`.
+    `stream_images`. `revision` is a branch, a tag or a commit of the Hub's; a private set is shown to HF_TOKEN.
 
     Images of files are turned upright, brought to `shape`, (height, width, channels), by cutting the middle out of what
     is too long and by Lanczos resampling, and to grey or colour by the channels; without a `shape` they must be alike.
@@ -92,9 +97,10 @@ def load_images(
 
     **Raises** FileNotFoundError for a folder that is missing or empty. ValueError, naming the image, for one that
     cannot be read (left out with `skip_bad`); for a data set without a column of images, for images of several sizes or
-    modes without a `shape`, for labels that are not classes, for arrays that are not images.
+    modes without a `shape`, for labels that are not classes, for arrays that are not images; for a `revision` of what
+    is not on the Hub.
     """
-    return read(data, split, shape=shape, skip_bad=skip_bad).images.take(slice(None))
+    return read(data, split, shape=shape, skip_bad=skip_bad, revision=revision).images.take(slice(None))
 
 
 def stream_images(
@@ -104,6 +110,7 @@ def stream_images(
     shape: tuple[int, ...] | None = None,
     batch_size: int = 64,
     skip_bad: bool = False,
+    revision: str | None = None,
 ) -> Iterator[Images]:
     """The images of `load_images`, a batch at a time, for data sets that do not fit: no more than one batch is in
     memory, and from the Hub no more is fetched than is looked at.
@@ -115,8 +122,9 @@ def stream_images(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
     _check_shape(shape)
+    _hub_id(data, revision)
     name = _name_of(data)
-    table = _split_of(_open(data, streaming=True), split, name)
+    table = _split_of(_open(data, revision, streaming=True), split, name)
     column, label, names = _columns(table, name)
     pictures = _Pictures(name, shape, skip_bad, _places(data))
 
@@ -130,9 +138,17 @@ def stream_images(
     return batches()
 
 
-def read(data: Any, split: str = "train", *, shape: tuple[int, ...] | None = None, skip_bad: bool = False) -> Source:
+def read(
+    data: Any,
+    split: str = "train",
+    *,
+    shape: tuple[int, ...] | None = None,
+    skip_bad: bool = False,
+    revision: str | None = None,
+) -> Source:
     """As `load_images`, with the names of the classes, and with how many images were resized or left out."""
     _check_shape(shape)
+    hub_id = _hub_id(data, revision)
     if isinstance(data, Source):
         return data._replace(images=from_arrays(*data.images, shape))
     if isinstance(data, tuple) and len(data) == 2:
@@ -140,8 +156,7 @@ def read(data: Any, split: str = "train", *, shape: tuple[int, ...] | None = Non
     if hasattr(data, "__array__"):
         return Source(from_arrays(data, None, shape))
     name = _name_of(data)
-    table = _split_of(_open(data), split, name)
-    hub_id = data if isinstance(data, str) and not Path(data).expanduser().exists() else None
+    table = _split_of(_open(data, revision), split, name)
     return _from_table(table, _Pictures(name, shape, skip_bad, _places(data)), name)._replace(hub_id=hub_id)
 
 
@@ -149,6 +164,14 @@ def _check_shape(shape: Any) -> None:
     sized = isinstance(shape, tuple | list) and len(shape) == 3
     if shape is not None and not (sized and all(type(size) is int and size > 0 for size in shape)):
         raise ValueError(f"shape is {shape}; images have three whole numbers, (height, width, channels)")
+
+
+def _hub_id(data: Any, revision: str | None) -> str | None:
+    """The id of what is not here. **Raises** ValueError for a `revision` of what is."""
+    hub_id = data if isinstance(data, str) and not Path(data).expanduser().exists() else None
+    if revision is not None and hub_id is None:
+        raise ValueError(f"{_name_of(data)} is not on the Hub: it has no revision {revision!r}")
+    return hub_id
 
 
 def _name_of(data: Any) -> str:
@@ -201,7 +224,7 @@ def splits(data: Any) -> list[str]:
     return sorted(_open(data))
 
 
-def _open(data: Any, streaming: bool = False) -> Any:
+def _open(data: Any, revision: str | None = None, streaming: bool = False) -> Any:
     """The tables by split. **Raises** FileNotFoundError, ValueError."""
     import datasets
 
@@ -210,8 +233,8 @@ def _open(data: Any, streaming: bool = False) -> Any:
         place = str(path) if path.exists() else str(data)
         where = {"path": "parquet", "data_files": place} if path.is_file() else {"path": place}
         try:
-            with contextlib.nullcontext() if path.exists() else answers("of", str(data)):
-                data = datasets.load_dataset(**where, streaming=streaming)
+            with contextlib.nullcontext() if path.exists() else answers("of", str(data), revision):
+                data = datasets.load_dataset(**where, revision=revision, streaming=streaming)
         except (FileNotFoundError, ConnectionError) as error:
             if path.is_dir():
                 raise FileNotFoundError(f'"{data}" holds no images and no data set') from None
