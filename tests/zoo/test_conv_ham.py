@@ -125,6 +125,7 @@ def test_a_memory_calls_up_an_image(model):
     sweeps = hamux.GaussSeidel([*down, *up])
     end = hamux.relax(model.ham, alone, tol=1e-4, max_steps=200, method=sweeps, clamp={"memory": True}, throw=True)
     np.testing.assert_allclose(images[2], model.decode(end.xs), rtol=1e-10)
+    np.testing.assert_allclose(model.memories(slice(2, 3)), images[2:3], rtol=1e-10)
 
 
 def test_the_energy_in_its_parts(model, image, known):

@@ -232,6 +232,7 @@ def test_memories_are_decoded_to_patches(model):
     xi = model.ham.synapses["memory"].xi[0]
     added = (model.decoder(xi[3]) - model.decoder.bias).reshape(4, 4, 3) * SMALL.std[0]
     np.testing.assert_allclose(memories[3], added, rtol=1e-9)
+    np.testing.assert_allclose(model.memories(slice(3, 5)), memories[3:5], rtol=1e-12)
 
 
 def test_rows_of_new_weights_are_of_length_1():

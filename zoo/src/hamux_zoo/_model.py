@@ -61,7 +61,8 @@ class ZooModel(eqx.Module):
     what a recall shows, and which class, in its last n steps, differentiably, from `x`, whose pixels are right where
     `known` is True, or for None noisy everywhere. All examples of a batch get the same `key`.
 
-    To be watched in `hamux-zoo app` it has `memories`, its weights as images, `attribution(x)`, each one's share, and
+    To be watched in `hamux-zoo app` it has `memories`, its weights as images (an array, or a function of a slice of
+    them), `attribution(x)`, each one's share, and
 
         watch(x, known=None, *, steps, dt=1.0) -> images (steps + 1, height, width, channels), energies (steps + 1,)
 

@@ -197,8 +197,8 @@ def _at_beta(name: str, twice: float) -> Any:
 @functools.cache
 def _shelf(name: str) -> np.ndarray:
     """Some of the model's memories, each stretched to its own range."""
-    memories = _model(name).memories
-    return stretched(np.asarray(memories() if callable(memories) else memories, np.float32)[:_MEMORIES])
+    memories, some = _model(name).memories, slice(_MEMORIES)
+    return stretched(np.asarray(memories(some) if callable(memories) else memories[some], np.float32))
 
 
 def _shares(name: str, image: np.ndarray) -> np.ndarray:

@@ -275,9 +275,12 @@ class ConvHAM(ZooModel):
         activity = jnp.abs(self.ham.activations(self._upward(x))["memory"].ravel())
         return activity / jnp.maximum(jnp.sum(activity), jnp.finfo(activity.dtype).tiny)
 
-    def memories(self, *, tol: float = 1e-4, max_steps: int = 200) -> Float[Array, "memories height width channels"]:
-        """Each memory as the image that it calls up: all other layers at rest descend while it alone is active."""
-        return _memories(self, tol, max_steps)
+    def memories(
+        self, which: slice = slice(None), *, tol: float = 1e-4, max_steps: int = 200
+    ) -> Float[Array, "memories height width channels"]:
+        """Each of these memories as the image that it calls up: all other layers at rest descend while it alone is
+        active."""
+        return _memories(self, jnp.eye(self.config.memories, dtype=self._dtype)[which, None, None], tol, max_steps)
 
     def energy_tree(self, x: Image, mask: Mask | None = None) -> PyTree[Float[Array, " steps_plus_1"]]:
         """The energy in its parts, as `hamux.HAM.energy_tree`, at the start and after each of the first `steps` sweeps
@@ -372,10 +375,10 @@ def _seen(model: ConvHAM, xs: States) -> States:
     return hamux.descend(model.ham, xs, steps=1, method=model._sweep(down=False), clamp={"image": True}).xs
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _memories(model: ConvHAM, tol: float, max_steps: int) -> Float[Array, "memories height width channels"]:
-    active = jnp.eye(model.config.memories, dtype=model._dtype)[:, None, None]
-
+@functools.partial(jax.jit, static_argnums=3)
+def _memories(
+    model: ConvHAM, active: Array, tol: float, max_steps: int
+) -> Float[Array, "active height width channels"]:
     def called_up(state):
         return model._called_up(model._at_rest() | {"memory": state}, "memory", tol, max_steps)
 

@@ -295,10 +295,10 @@ class EnergyTransformer(ZooModel):
         g = self.ham.activations(_descend(self, self.encode(image, mask))[0])["tokens"]
         return jnp.mean(self._memory.attribution(g), axis=0)
 
-    def memories(self) -> Float[Array, "memories patch patch channels"]:
-        """The memories ξ of the Hopfield energy as the patches that they add to an image, decoded as g is but for what
-        the decoder and the mean add: differences of pixels in [0, 1] (`plots.memories` draws them)."""
-        patches = self._memory.xi[0] @ self.decoder.weight.T
+    def memories(self, which: slice = slice(None)) -> Float[Array, "memories patch patch channels"]:
+        """These memories ξ of the Hopfield energy as the patches that they add to an image, decoded as g is but for
+        what the decoder and the mean add: differences of pixels in [0, 1] (`plots.memories` draws them)."""
+        patches = self._memory.xi[0][which] @ self.decoder.weight.T
         patches = rearrange(patches, "m (h w c) -> m h w c", h=self.config.patch, w=self.config.patch)
         return patches * per_channel(self.config.std, patches)
 
