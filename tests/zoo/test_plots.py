@@ -62,6 +62,13 @@ def test_components_are_stacked_on_either_side_of_0():
     plt.close(ax.figure)
 
 
+def test_many_parts_are_told_apart():
+    ax = plots.energy_components({f"part {i}": np.ones(3) for i in range(14)})
+    looks = {(tuple(area.get_facecolor()[0]), area.get_hatch()) for area in ax.collections[:14]}
+    assert len(looks) == 14
+    plt.close(ax.figure)
+
+
 def test_basin_curves():
     levels = np.array([0.0, 0.5, 1.0])
     ax = plots.basin_curves(levels, {"β = 1": np.array([1.0, 0.5, 0.0])}, corruption="share of flips")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 # Okabe & Ito, 2008: told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 
 
 _STEPS = (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000)
@@ -49,8 +49,10 @@ def energy_components(components: Mapping[str, Float[np.ndarray, " steps_plus_1"
     for half in (np.maximum(parts, 0), np.minimum(parts, 0)):
         edges = np.concatenate([np.zeros((1, len(steps))), np.cumsum(half, axis=0)])
         labels = components if half.min() >= 0 else itertools.repeat(None)
-        for low, high, colour, label in zip(edges, edges[1:], itertools.cycle(COLOURS), labels, strict=False):
-            ax.fill_between(steps, low, high, color=colour, alpha=0.6, linewidth=0, label=label)
+        for i, (low, high, label) in enumerate(zip(edges, edges[1:], labels, strict=False)):
+            again, colour = divmod(i, len(COLOURS))
+            style: Any = {"facecolor": COLOURS[colour], "hatch": again * "//" or None}
+            ax.fill_between(steps, low, high, **style, alpha=0.6, linewidth=0, label=label)
     ax.plot(steps, parts.sum(axis=0), color="black", label="E")
     return _over_steps(ax, steps[-1])
 
