@@ -1,7 +1,7 @@
-"""Fresh processes: the commands, the import of `hamux`, and from nothing to the first retrieved pattern.
+"""Fresh processes: the commands, the import of `hamux`, and from nothing to the first recalled pattern.
 
 Goals: `hamux-zoo --help` and `hamux-zoo list` below 0.8 s, `import hamux` below 0.3 s beyond `import jax, equinox`, the
-first retrieved pattern below 3 s.
+first recalled pattern below 2.5 s.
 """
 
 import os
@@ -15,7 +15,7 @@ from _measure import alternate, record
 FIRST_PATTERN = """
 from hamux_zoo import DenseHopfield, load_samples
 model = DenseHopfield.from_pretrained("dense-hopfield-mnist")
-model.retrieve(load_samples("mnist").images[0]).x.block_until_ready()
+model.recall(load_samples("mnist").images[0]).x.block_until_ready()
 """
 command = Path(sys.executable).with_name("hamux-zoo")
 processes = {
@@ -23,7 +23,7 @@ processes = {
     "hamux-zoo list": [command, "list"],
     "import jax, equinox": [sys.executable, "-c", "import jax, equinox"],
     "import jax, equinox, hamux": [sys.executable, "-c", "import jax, equinox, hamux"],
-    "first retrieved pattern": [sys.executable, "-c", FIRST_PATTERN],
+    "first recalled pattern": [sys.executable, "-c", FIRST_PATTERN],
 }
 run = partial(subprocess.run, stdout=subprocess.DEVNULL, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
 seconds = alternate({name: partial(run, process) for name, process in processes.items()}, rounds=5)

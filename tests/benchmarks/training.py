@@ -26,23 +26,15 @@ import numpy as np
 from _measure import record
 from jax.sharding import AxisType
 
-from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_samples
-from hamux_zoo._checkpoints import Checkpoints
-from hamux_zoo._data import Images
-from hamux_zoo._devices import Placement
-from hamux_zoo._log import Log
-from hamux_zoo._recipe import Recipe
-from hamux_zoo._steps import first_state, make_measure, make_step
-from hamux_zoo._tasks import loss_of
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, Recipe, finetune, load_samples
+from hamux_zoo.data import Images
+from hamux_zoo.training._checkpoints import Checkpoints
+from hamux_zoo.training._devices import Placement
+from hamux_zoo.training._log import Log
+from hamux_zoo.training._steps import first_state, make_measure, make_step, part
+from hamux_zoo.training._tasks import loss_of
 
 BATCH, STEPS, EVERY = 256, 60, 20
-RECIPE = {
-    "task": {"classify": 2.0, "reconstruct": 10.0, "denoise": 10.0},
-    "trainable": "ham.synapses",
-    "augment": ("classify:warp",),
-    "ema": 0.999,
-    "validation": 0.0,
-}
 COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 BYTES = {"pred": 1, "s32": 4, "u32": 4, "f32": 4, "bf16": 2}
 
@@ -50,19 +42,14 @@ model = DenseHopfield(DenseHopfieldConfig(memories=2000, classes=10, energy="pol
 few, labels = load_samples("mnist")
 data = Images(np.tile(few, (200, 1, 1, 1)), np.tile(labels, 200))
 recipe = Recipe(
+    task={"classify": 2.0, "reconstruct": 10.0, "denoise": 10.0},
     steps=STEPS,
     batch_size=BATCH,
-    optimizer="muon",
-    learning_rate=1.0,
-    warmup=6,
-    weight_decay=0.0,
-    clip=None,
-    accumulate=1,
-    precision="float32",
+    trainable="ham.synapses",
+    augment=["classify:warp"],
+    ema=0.999,
+    validation=0,
     every=EVERY,
-    seed=0,
-    overfit_one_batch=False,
-    **RECIPE,
 )
 
 
@@ -70,12 +57,13 @@ def compiled_step(devices: int, shard_params: bool):
     """The step's program over so many devices, and its first state there."""
     mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     placement = Placement(mesh, shard_params)
-    measure = make_measure(loss_of(recipe.task, model, recipe.augment), recipe)
-    weights, frozen = recipe.part(model)
+    made = recipe.for_model(model)
+    parts = part(model, made)
+    measure = make_measure(loss_of(made.task, made.augment), made, parts.static)
     batch = data.take(slice(BATCH))
-    state = placement.place(first_state(weights, recipe, measure, frozen, batch))
-    step = jax.jit(make_step(measure, recipe), donate_argnums=0, out_shardings=jax.tree.map(placement.of, state))
-    return step.lower(state, placement.place(frozen), placement.gather_batch(batch)).compile(), state
+    state = placement.place(first_state(parts, made, measure, batch))
+    step = jax.jit(make_step(measure, made), donate_argnums=0, out_shardings=jax.tree.map(placement.of, state))
+    return step.lower(state, placement.place(parts.frozen), placement.gather_batch(batch)).compile(), state
 
 
 def communicated(program: str) -> int:
@@ -88,8 +76,7 @@ def communicated(program: str) -> int:
 
 
 if sys.argv[1:]:  # the run that is timed below, in a process of its own and on one device
-    options = {"steps": STEPS, "every": EVERY, "batch_size": BATCH, "quiet": True, "workdir": sys.argv[1]}
-    finetune(model, data, **RECIPE, **options)
+    finetune(model, data, recipe, workdir=sys.argv[1], quiet=True)
     sys.exit()
 
 print("devices  parameters  bytes communicated a step")
@@ -102,7 +89,7 @@ for devices in (1, 2, 4, 8):
         print(f"{devices:7}  {'cut' if shard_params else 'whole':10}  {count:,}")
         if devices == 1:
             temporary = program.memory_analysis().temp_size_in_bytes
-parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(recipe.part(model)[0]))
+parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(part(model, recipe).weights))
 print(f"the trained parameters have {parameters:,} bytes")
 
 with tempfile.TemporaryDirectory() as folder:

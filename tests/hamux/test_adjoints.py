@@ -1,13 +1,17 @@
 """Gradients through a retrieval: unrolled, truncated and implicit, against each other and against differences."""
 
 from functools import partial
+from typing import NamedTuple
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 import hamux
@@ -45,6 +49,12 @@ HAMS = {
     "layernorm and softmax": (two(hamux.lagr_layernorm, SOFTMAX), {}),
 }
 every_ham = pytest.mark.parametrize(("ham", "clamp"), HAMS.values(), ids=HAMS)
+
+
+class Ended(NamedTuple):
+    """Of a retrieval, what `loss` looks at."""
+
+    xs: dict[str, jax.Array]
 
 
 def states(ham, seed=9, bs=None):
@@ -168,7 +178,7 @@ def step_by_step(steps, followed, dt=0.3):
             xs = jax.lax.stop_gradient(xs) if i == steps - followed else xs
             dEdg = one.dEdg(one.activations(xs), xs)
             xs = {name: x - dt * dEdg[name] for name, x in xs.items()}
-        return hamux.Retrieval(xs, None, None, None, None, None, None)
+        return Ended(xs)
 
     return retrieve
 
@@ -271,7 +281,7 @@ def test_memory_of_gradients():
             return {name: x - 0.1 * ham.dEdg(ham.activations(xs), xs)[name] for name, x in xs.items()}, None
 
         xs, _ = jax.lax.scan(step, xs, length=steps)
-        return hamux.Retrieval(xs, None, None, None, None, None, None)
+        return Ended(xs)
 
     synapse = hamux.HopfieldSynapse(KEY, 256, 512)
     wide = hamux.HAM({"a": Neurons(hamux.lagr_tanh, (64, 256))}, {"s": synapse}, [(("a",), "s")])
@@ -299,3 +309,193 @@ def test_what_is_no_adjoint():
         hamux.Truncated(1.5)
     with pytest.raises(ValueError, match="steps is 0; at least one step has a gradient"):
         hamux.Truncated(0)
+    with pytest.raises(ValueError, match="every is 0; reverse mode keeps every step, or fewer, as an int"):
+        hamux.Unrolled(every=0)
+    assert hamux.Truncated(np.int64(2)) == hamux.Truncated(2)
+
+
+METHODS = {
+    "explicit": hamux.Explicit(0.5),
+    "backtracking": hamux.Backtracking(),
+    "gauss-seidel": hamux.GaussSeidel(),
+    "momentum": hamux.Momentum(0.3, 0.8),
+    "anderson": hamux.Anderson(),
+    "langevin": hamux.Langevin(KEY, optax.linear_schedule(0.1, 0.0, 20), 0.5),
+    "ode": hamux.ODE(diffrax.Tsit5(), rtol=1e-9, atol=1e-12),
+}
+
+
+def implicit_function(ham, xs, clamp):
+    """The gradient of `loss` by the biases at the fixed point `xs`, with the Jacobian of F as a matrix."""
+    flat, unravel = ravel_pytree(xs)
+    free = np.concatenate([~np.broadcast_to(clamp.get(name, False), x.shape) for name, x in sorted(xs.items())])
+
+    def force(flat, b):
+        there = eqx.tree_at(lambda ham: ham.synapses["b"].b, ham, b)
+        xs = unravel(flat)
+        return ravel_pytree(there.dEdg(there.activations(xs), xs))[0]
+
+    b = ham.synapses["b"].b
+    by_x, by_b = jax.jacobian(force, (0, 1))(flat, b)
+    moved = jnp.zeros_like(by_b).at[free].set(-jnp.linalg.solve(by_x[free][:, free], by_b[free]))
+    return jax.grad(lambda flat: loss(lambda *_: Ended(unravel(flat)), ham, None))(flat) @ moved
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, id=name, marks=() if name in ("anderson", "momentum") else pytest.mark.slow)
+        for name, method in METHODS.items()
+    ],
+)
+def test_every_adjoint_comes_to_the_implicit_function_value_whatever_the_method(method):
+    """Where units are clamped, at fixed points of three HAMs, drawn at random."""
+    ham, clamp = HAMS["tanh and softmax"]
+    xs = states(ham)
+    hams = jax.vmap(lambda size: jax.tree.map(lambda leaf: size * leaf if leaf.ndim else leaf, ham))(
+        jnp.array([0.3, 0.6, 0.8])
+    )
+
+    def by_bias(ham, adjoint):
+        def of_bias(b):
+            there = eqx.tree_at(lambda ham: ham.synapses["b"].b, ham, b)
+            relax = partial(hamux.relax, method=method, clamp=clamp, tol=1e-9, max_steps=400, adjoint=adjoint)
+            return loss(relax, there, xs)
+
+        return jax.grad(of_bias)(ham.synapses["b"].b)
+
+    @compiled_once
+    @jax.vmap
+    def found_and_expected(ham):
+        end = hamux.relax(ham, xs, clamp=clamp, tol=1e-12, max_steps=2000).xs
+        adjoints = [hamux.Implicit(), hamux.Truncated(200)]
+        if not isinstance(method, hamux.ODE):  # whose solver would be differentiated
+            adjoints.append(hamux.Unrolled())
+        return [by_bias(ham, adjoint) for adjoint in adjoints], implicit_function(ham, end, clamp)
+
+    found, expected = found_and_expected(hams)
+    assert np.min(np.max(np.abs(expected), axis=1)) > 0.1
+    for gradient in found:
+        np.testing.assert_allclose(gradient, expected, atol=1e-4 * np.max(np.abs(expected)))
+
+
+def test_second_derivatives_of_the_implicit_gradient():
+    ham, clamp = HAMS["tanh and softmax"]
+    ham = jax.tree.map(lambda leaf: 0.5 * leaf if leaf.ndim else leaf, ham)
+
+    def of_bias(b):
+        there = eqx.tree_at(lambda ham: ham.synapses["b"].b, ham, b)
+        return loss(partial(hamux.relax, tol=1e-12, clamp=clamp, max_steps=2000), there, states(ham))
+
+    b, v = ham.synapses["b"].b, jr.normal(jr.key(2), (8,))
+    gradient = compiled_once(jax.grad(of_bias))
+    found = compiled_once(jax.grad(lambda b: jax.grad(of_bias)(b) @ v))(b)
+    difference = (gradient(b + 1e-5 * v) - gradient(b - 1e-5 * v)) / 2e-5
+    np.testing.assert_allclose(found, difference, atol=1e-6 * np.max(np.abs(difference)))
+
+
+REFUSED = {
+    "implicit": (hamux.Implicit(), ["energies", "residual", "trajectory"], ["energies", "residual", "trajectory"]),
+    "truncated": (hamux.Truncated(2), ["energies", "residual", "trajectory"], ["energies", "trajectory"]),
+}
+
+
+@pytest.mark.parametrize(("adjoint", "under_relax", "under_descend"), REFUSED.values(), ids=REFUSED)
+def test_gradients_that_do_not_exist_are_refused(adjoint, under_relax, under_descend):
+    """In reverse mode; in forward mode they are NaN, for what is not asked for is computed there too."""
+    ham, clamp = HAMS["tanh"]
+    xs = states(ham)
+    for run, names in (
+        (partial(hamux.relax, max_steps=30), under_relax),
+        (partial(hamux.descend, steps=5), under_descend),
+    ):
+        retrieve = partial(run, adjoint=adjoint, clamp=clamp, trajectory=True)
+        for name in names:
+
+            def of_ham(ham, retrieve=retrieve, name=name):
+                return sum(jnp.sum(jnp.ravel(leaf)[-1]) for leaf in jax.tree.leaves(getattr(retrieve(ham, xs), name)))
+
+            with pytest.raises(RuntimeError, match=rf"{type(adjoint).__name__}.* has no gradient by .*{name}"):
+                jax.grad(of_ham)(ham)
+        forward = jax.jvp(lambda ham, f=retrieve: f(ham, xs), (ham,), (ham,))[1]
+        assert np.isfinite(forward.xs["a"]).all()
+        assert np.isnan(forward.energies).any()
+        assert np.isnan(forward.trajectory["a"]).any()
+
+
+def test_what_has_no_gradient_may_be_computed():
+    """Where it is handed on by jax's transformations, and not used, nothing is refused and nothing changes."""
+    ham, clamp = HAMS["tanh"]
+    batch = states(ham, bs=2)
+    relax = partial(hamux.relax, max_steps=30, clamp=clamp)
+    ways = {
+        "vmap": lambda ham: jax.vmap(lambda xs: relax(ham, xs))(batch),
+        "vectorize": lambda ham: relax(ham.vectorize(), batch),
+        "map": lambda ham: jax.lax.map(lambda xs: relax(ham, xs), batch),
+        "checkpoint": lambda ham: jax.vmap(jax.checkpoint(lambda xs: relax(ham, xs)))(batch),
+        "cond": lambda ham: jax.lax.cond(
+            jnp.sum(batch["a"]) < 1e9, lambda: relax(ham.vectorize(), batch), lambda: relax(ham.vectorize(), batch)
+        ),
+    }
+    gradients = [
+        compiled_once(jax.grad(lambda ham, way=way: jnp.sum(way(ham).xs["a"] ** 2)))(ham) for way in ways.values()
+    ]
+    for found in gradients[1:]:
+        assert difference(found, gradients[0]) < 1e-6
+
+
+def test_unrolled_gradients_are_the_same_whatever_is_kept():
+    ham, clamp = HAMS["tanh"]
+    for run, kept in (
+        (partial(hamux.descend, steps=7, clamp=clamp), [1, 3, np.int64(20)]),
+        (partial(hamux.relax, max_steps=7, clamp=clamp), [1]),
+    ):
+        expected = gradient(partial(run, adjoint=hamux.Unrolled()), ham, states(ham))
+        for every in kept:
+            found = gradient(partial(run, adjoint=hamux.Unrolled(every)), ham, states(ham))
+            assert difference(found, expected) < 1e-12
+
+
+@pytest.mark.parametrize("method", [hamux.Explicit(0.3), hamux.Backtracking(0.3)], ids=["explicit", "backtracking"])
+def test_a_warmup_has_no_gradient(method):
+    """So that it makes of a descent what truncation makes of it, and its number may be traced."""
+    ham, clamp = HAMS["tanh"]
+    warmed = partial(hamux.descend, steps=3, warmup=4, method=method, clamp=clamp)
+    truncated = partial(hamux.descend, steps=7, method=method, clamp=clamp, adjoint=hamux.Truncated(3))
+    found, expected = (gradient(f, ham, states(ham)) for f in (warmed, truncated))
+    assert difference(found, expected) < 1e-12
+    assert largest(expected) > 0.1
+
+    def of_count(ham, count):
+        return loss(partial(hamux.descend, steps=3, warmup=count, method=method, clamp=clamp), ham, states(ham))
+
+    traced = compiled_once(jax.vmap(jax.grad(of_count), in_axes=(None, 0)))(ham, jnp.array([4, 0]))
+    assert difference(jax.tree.map(lambda leaf: leaf[0], traced), expected[0]) < 1e-10
+
+
+class JacobianFree(hamux.Adjoint):
+    """The gradient of one step at the end, as a third party writes it."""
+
+    dt: float
+
+    def descend(self, descent):
+        return self.through_one_step(descent.frozen().descend(), descent)
+
+    def relax(self, descent):
+        return self.through_one_step(descent.frozen().relax(), descent)
+
+    def through_one_step(self, out, descent):
+        end = descent.problem.hold(descent.xs, out.xs)
+        step = descent.problem.descent(descent.problem.evaluate(end), self.dt)
+        return eqx.tree_at(lambda out: out.xs, out, {name: x + step[name] for name, x in end.items()})
+
+
+def test_an_adjoint_of_ones_own():
+    ham, clamp = HAMS["identity"]
+    relax = partial(hamux.relax, tol=1e-12, max_steps=2000, clamp=clamp)
+    found = gradient(partial(relax, adjoint=JacobianFree(1.0)), ham, states(ham))
+    end = relax(ham, states(ham)).xs
+    one_step = partial(hamux.descend, steps=1, dt=1.0, clamp=clamp)
+    by_ham = gradient(lambda ham, xs: one_step(ham, jax.lax.stop_gradient(end) | xs), ham, {})[0]
+    assert largest(by_ham) > 0.1
+    assert difference(found[0], by_ham) < 1e-10

@@ -226,7 +226,7 @@ def test_what_is_not_certified_rises(ham, method, clamp, seed, reason, monkeypat
     certificate = hamux.certify(ham, method, clamp=clamp)
     assert not certificate
     assert re.search(reason, str(certificate))
-    monkeypatch.setattr(hamux.GaussSeidel, "check", hamux.Method.check)  # which would refuse
+    monkeypatch.setattr(hamux.GaussSeidel, "prepare", hamux.Method.prepare)  # which would refuse
     xs = ham.init_states(key=jr.key(seed))
     energies = hamux.descend(ham, xs, steps=20, method=method, clamp=clamp).energies
     assert np.nanmax(np.diff(energies)) > 0.1
@@ -263,6 +263,13 @@ def test_relax_takes_the_method_that_is_certified(ham, clamp, method):
     assert np.max(np.diff(by_default.energies)) <= 1e-13 * (1 + np.max(np.abs(by_default.energies)))
 
 
+def of_ones_own(x):
+    return jnp.sum(x**2)
+
+
+of_ones_own.convex = True
+
+
 def tokens(lagrangian):
     return one(lagrangian, hopfield(4), (2, 4))
 
@@ -277,9 +284,9 @@ def tokens(lagrangian):
         (tokens(Partial(hamux.lagr_softmax, axis=(0, 1))), np.array([[True] * 4, [False] * 4]), False),
         (tokens(Partial(hamux.lagr_softmax, axis=None)), np.array([[True] * 4, [False] * 4]), False),
         (tokens(TANH), np.array([[True] * 4, [True] + [False] * 3]), True),
-        (tokens(lambda x: jnp.sum(x**2)), np.array([[True] * 4, [False] * 4]), False),
-        (tokens(lambda x: jnp.sum(x**2)), True, True),
-        (tokens(lambda x: jnp.sum(x**2)), False, True),
+        (tokens(of_ones_own), np.array([[True] * 4, [False] * 4]), False),
+        (tokens(of_ones_own), True, True),
+        (tokens(of_ones_own), False, True),
     ],
     ids=[
         "token",
@@ -300,7 +307,8 @@ def test_units_that_share_a_lagrangian_are_clamped_together(ham, mask, certified
         in_a_batch = np.stack([mask, np.ones_like(mask)])
         assert bool(hamux.certify(ham.vectorize(), hamux.Explicit(0.1), clamp={"x": in_a_batch})) == certified
     certify = jax.jit(lambda mask: jnp.array(bool(hamux.certify(ham, hamux.Explicit(0.1), clamp={"x": mask}))))
-    assert certify(jnp.asarray(mask)) == bool(getattr(ham.neurons["x"].lagrangian.function, "elementwise", False))
+    elementwise = hamux.declared(ham.neurons["x"].lagrangian, "elementwise") is True
+    assert certify(jnp.asarray(mask)) == (np.ndim(mask) == 0 or elementwise)
 
 
 def test_a_synapse_is_linear_in_what_is_not_clamped():
@@ -337,17 +345,225 @@ def test_a_certificate_reads_as_text():
     assert text.startswith("descent is not certified\n- synapse")
 
 
-STATES = hnp.arrays(float, 4, elements=st.floats(-20, 20))
-LAGRANGIANS = {"identity": hamux.lagr_identity, "relu": hamux.lagr_relu, "tanh": TANH, "sigmoid": SIGMOID, "repu": REPU}
+STATES = hnp.arrays(float, (2, 3), elements=st.floats(-3, 3))
+SIGNED = st.floats(-3, 3)
+# Every Lagrangian with its parameters, whatever they are, and with those for which it must be certified.
+LAGRANGIANS = {
+    "identity": (hamux.lagr_identity, {}),
+    "relu": (hamux.lagr_relu, {}),
+    "sign": (hamux.lagr_sign, {}),
+    "repu": (hamux.lagr_repu, {"n": 1.5}),
+    "exp": (hamux.lagr_exp, {"beta": 2.0}),
+    "rexp": (hamux.lagr_rexp, {"beta": 2.0}),
+    "tanh": (hamux.lagr_tanh, {"beta": 2.0}),
+    "sigmoid": (hamux.lagr_sigmoid, {"beta": -2.0, "scale": -1.0}),
+    "softmax": (hamux.lagr_softmax, {"beta": 2.0}),
+    "ghostmax": (hamux.lagr_ghostmax, {"beta": 2.0}),
+    "layernorm": (hamux.lagr_layernorm, {"gamma": 2.0, "delta": -1.0}),
+    "spherical_norm": (hamux.lagr_spherical_norm, {"gamma": 2.0, "eps": 0.1}),
+}
 
 
-@given(st.sampled_from(list(LAGRANGIANS)), STATES, STATES)
-def test_what_lagrangians_declare_is_so(name, x, y):
-    activations = jax.jit(jax.grad(LAGRANGIANS[name]))
-    function = getattr(LAGRANGIANS[name], "func", LAGRANGIANS[name])
-    assert function.elementwise
-    mixed = np.where(HALF, x, y)
-    np.testing.assert_array_equal(activations(mixed)[:2], activations(x)[:2])
-    if hasattr(function, "lipschitz"):
-        moved = np.linalg.norm(activations(x) - activations(y))
-        assert moved <= function.lipschitz * np.linalg.norm(x - y) * (1 + 1e-12)
+def test_every_lagrangian_is_tried():
+    assert {f"lagr_{name}" for name in LAGRANGIANS} == {name for name in dir(hamux) if name.startswith("lagr_")}
+
+
+@pytest.mark.parametrize("name", LAGRANGIANS)
+def test_what_a_lagrangian_declares_is_so_for_parameters_of_either_sign(name):
+    lagrangian, parameters = LAGRANGIANS[name]
+
+    @jax.jit
+    def looked_at(parameters, x, y):
+        value = Partial(lagrangian, **parameters)
+        activation = jax.grad(value)
+        chord = (value(x) + value(y)) / 2 - value((x + y) / 2)
+        both = jax.vmap(activation)(jnp.stack([x, y, jnp.concatenate([x[:1], y[1:]]), x.at[:, 0].set(y[:, 0])]))
+        return chord, jnp.abs(value(x)) + jnp.abs(value(y)), *both
+
+    def check(values, x, y):
+        declare = partial(hamux.declared, Partial(lagrangian, **values))
+        chord, size, g_x, g_y, g_tokens, g_units = looked_at(values, x, y)
+        if declare("convex"):
+            assert chord >= -1e-13 * (1 + size)
+        if declare("lipschitz") is not None:
+            assert np.linalg.norm(g_x - g_y) <= declare("lipschitz") * np.linalg.norm(x - y) * (1 + 1e-12)
+        if declare("elementwise"):
+            np.testing.assert_array_equal(g_units[:, 1:], g_x[:, 1:])
+        if declare("tokenwise") is not None:
+            assert declare("tokenwise") == -1
+            np.testing.assert_allclose(g_tokens[0], g_x[0], rtol=1e-14, atol=1e-14)
+
+    @given(st.fixed_dictionaries(dict.fromkeys(parameters, SIGNED)), STATES, STATES)
+    def at_any(values, x, y):
+        check(values, x, y)
+
+    @given(STATES, STATES)
+    def at_these(x, y):
+        check(parameters, x, y)
+
+    assert hamux.declared(Partial(lagrangian, **parameters), "convex")
+    at_any()
+    at_these()
+
+
+def window(synapse):
+    return (synapse, (4, 2), (2, 2))
+
+
+SYNAPSES = {
+    "dense": (hamux.DenseSynapse(KEY, 3, 2), 3, 2),
+    "bias": (hamux.BiasSynapse(KEY, 3), 3),
+    "convolution": window(hamux.ConvSynapse(KEY, 2, 2, (2,), 2)),
+    "mean of a window": window(hamux.PoolSynapse((2,))),
+    "largest of a window": window(hamux.PoolSynapse((2,), pool="max", beta=2.0)),
+    "attention": (hamux.AttentionSynapse(KEY, 3, 2, 2), (2, 3)),
+    "hopfield": (hopfield(3, 2), 3, 2),
+    "hopfield, sigmoid": (hopfield(3, 2, lagrangian=SIGMOID), 3, 2),
+    "hopfield, repu": (hopfield(3, lagrangian=Partial(hamux.lagr_repu, n=2.5)), 3),
+    "memories of a convolution": (hamux.ConvHopfieldSynapse(KEY, 3, 2, (2,), lagrangian=TANH), (4, 2)),
+    "gaussian": (hamux.KernelSynapse(KEY, (3, 2), 4, beta=2.0), 3, 2),
+    "epanechnikov": (hamux.KernelSynapse(KEY, 3, 4, "epanechnikov", 2.0), 3),
+}
+
+
+@pytest.mark.parametrize("name", SYNAPSES)
+def test_what_a_synapse_declares_is_so_for_parameters_of_either_sign(name):
+    synapse, *shapes = SYNAPSES[name]
+
+    @jax.jit
+    def looked_at(synapse, gs, others):
+        middle = [(g + h) / 2 for g, h in zip(gs, others, strict=True)]
+        square = sum(jnp.sum((g - h) ** 2) for g, h in zip(gs, others, strict=True))
+        ends = synapse(*gs), synapse(*others)
+        alone = [synapse(*(p if i == j else g for j, g in enumerate(gs))) for i, p in enumerate(middle)]
+        moved = [synapse(*(h if i == j else g for j, g in enumerate(gs))) for i, h in enumerate(others)]
+        bends = [(ends[0] + there) / 2 - between for there, between in zip(moved, alone, strict=True)]
+        return sum(ends) / 2 - synapse(*middle), square, jnp.stack(bends), sum(map(jnp.abs, (*ends, *moved)))
+
+    @given(st.integers(0, 2**32 - 1), SIGNED.filter(lambda beta: abs(beta) > 0.01))
+    def check(seed, number):
+        draw = np.random.default_rng(seed).normal
+        drawn = jax.tree.map(lambda leaf: draw(size=leaf.shape) if leaf.ndim else number, synapse)
+        chord, square, bends, size = looked_at(drawn, *([draw(size=shape) for shape in shapes] for _ in range(2)))
+        curvature = hamux.declared(drawn, "curvature")
+        if curvature is not None and curvature < np.inf:
+            # Of E − (c/2)‖g‖², which is concave, no chord is above; that of (c/2)‖g‖² is (c/8)‖g − h‖² above.
+            assert chord - curvature / 8 * square <= 1e-13 * (1 + size)
+        if hamux.declared(drawn, "multilinear"):
+            np.testing.assert_allclose(bends, 0, atol=1e-13 * (1 + size))
+
+    check()
+
+
+def hopfield_layer(lagrangian, **parameters):
+    return one(Partial(lagrangian, **parameters), hopfield(4), leak=0.5)
+
+
+# HAMs of which every scalar parameter is drawn: some draws are certified, others are not.
+DRAWN = {
+    "softmax": hopfield_layer(hamux.lagr_softmax, beta=1.0),
+    "sigmoid": hopfield_layer(hamux.lagr_sigmoid, beta=1.0, scale=1.0),
+    "layernorm": hopfield_layer(hamux.lagr_layernorm, gamma=1.0),
+    "repu": hopfield_layer(hamux.lagr_repu, n=2.0),
+    "gaussian": one(hamux.lagr_identity, hamux.KernelSynapse(KEY, 4, 3), leak=0.0),
+    "epanechnikov": one(hamux.lagr_identity, hamux.KernelSynapse(KEY, 4, 3, "epanechnikov"), leak=0.0),
+    "blocks": bilinear(0, SOFTMAX),
+    "a pool": ham(
+        [(("a", "b"), hamux.PoolSynapse((2,), pool="max"))], a=Neurons(TANH, (4, 2)), b=Neurons(SOFTMAX, (2, 2))
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DRAWN)
+def test_the_default_never_rises_and_is_the_same_eager_and_jitted(name):
+    shape = DRAWN[name]
+    jitted = jax.jit(partial(hamux.relax, max_steps=12))
+    by_steps = jax.jit(partial(hamux.descend, steps=12, method=hamux.Certified()))
+
+    @settings(max_examples=25)
+    @given(st.integers(0, 2**32 - 1))
+    def check(seed):
+        draw = np.random.default_rng(seed)
+        sign = draw.choice([-1, 1])
+        ham = jax.tree.map(lambda leaf: jnp.asarray((1 if leaf.ndim else sign) * draw.normal(size=leaf.shape)), shape)
+        xs = {name: jnp.asarray(draw.normal(size=x.shape)) for name, x in ham.init_states().items()}
+        if name == "repu" and ham.neurons["x"].lagrangian.keywords["n"] < 1:
+            xs = {name: 1 + abs(x) for name, x in xs.items()}  # 0 to a negative power is not finite
+        eager = hamux.relax(ham, xs, max_steps=12)
+        for out in (eager, jitted(ham, xs), by_steps(ham, xs)):
+            finite = out.energies[np.isfinite(out.energies)]
+            assert np.max(np.diff(finite), initial=0) <= 1e-13 * (1 + np.max(np.abs(finite)))
+        alike = jitted(ham, xs)
+        assert (eager.steps, eager.reason) == (alike.steps, alike.reason)
+        np.testing.assert_allclose(eager.energies, alike.energies, rtol=1e-9, atol=1e-11)
+
+    check()
+
+
+def test_a_certificate_names_the_parameter_that_stands_in_the_way():
+    negative = one(Partial(hamux.lagr_tanh, beta=-1.0), hopfield(4, lagrangian=Partial(hamux.lagr_softmax, beta=-2.0)))
+    text = str(hamux.certify(negative, hamux.Explicit(0.1)))
+    assert 'layer "x": beta is -1.0, its Lagrangian is not convex' in text
+    assert "synapse \"s0\" on ('x',): beta is -2.0, its energy need not be concave" in text
+    assert hamux.certify(negative, hamux.Explicit(0.1), clamp={"x": True})
+    assert 'layer "x": gamma is -0.5' in str(
+        hamux.certify(one(Partial(hamux.lagr_layernorm, gamma=-0.5), hopfield(4)), hamux.GaussSeidel())
+    )
+    assert "does not declare itself convex" in str(hamux.certify(tokens(lambda x: jnp.sum(x**2)), hamux.Explicit(0.1)))
+
+    def certify(ham):
+        return jnp.array([bool(hamux.certify(ham, method)) for method in (hamux.Explicit(0.1), hamux.Certified())])
+
+    np.testing.assert_array_equal(jax.jit(certify)(negative), [False, True])
+    reasons = []
+    jax.jit(lambda ham: reasons.extend(hamux.certify(ham, hamux.Explicit(0.1)).reasons))(negative)
+    assert reasons[0] == 'layer "x": beta is being traced, its Lagrangian need not be convex'
+
+
+def test_what_is_closed_over_is_known_within_jit():
+    """Parameters that are there decide there, too, those of a Module of one's own included."""
+
+    class Soft(eqx.Module):
+        beta: float
+
+        @property
+        def convex(self):
+            return self.beta > 0
+
+        def __call__(self, x):
+            return hamux.lagr_softmax(x, self.beta)
+
+    ham = one(Soft(2.0), hopfield(4))
+    certified = []
+    jax.jit(lambda x: certified.append(hamux.certify(ham, hamux.Explicit(1.0))) or x)(1.0)
+    assert certified == [hamux.certify(ham, hamux.Explicit(1.0))]
+    assert certified[0]
+    assert not hamux.certify(one(Soft(-2.0), hopfield(4)), hamux.Explicit(1.0))
+
+
+@pytest.mark.parametrize("held", ["all", "none", "half"])
+@pytest.mark.parametrize("lagrangian", [TANH, SOFTMAX], ids=["tanh", "softmax"])
+def test_a_clamp_is_the_same_however_it_is_given(held, lagrangian):
+    ham = bilinear(3, lagrangian)
+    mask = {"all": np.ones(4, bool), "none": np.zeros(4, bool), "half": HALF}[held]
+    xs = ham.init_states(key=jr.key(5))
+    run = partial(hamux.relax, ham, xs, max_steps=20)
+    expected = run(clamp={"a": mask})
+    given = [jnp.asarray(mask), list(mask)] + ([bool(mask[0])] if held != "half" else [])
+    for out in [*(run(clamp={"a": clamp}) for clamp in given), jax.jit(lambda mask: run(clamp={"a": mask}))(mask)]:
+        assert (out.steps, out.reason) == (expected.steps, expected.reason)
+        np.testing.assert_allclose(out.energies, expected.energies, rtol=1e-12, atol=1e-12)
+
+
+def test_the_choice_between_methods_stays_a_branch_under_vmap():
+    ham = DRAWN["softmax"]
+    batch = ham.init_states(3, key=KEY)
+    text = str(jax.make_jaxpr(lambda ham: jax.vmap(partial(hamux.relax, ham, max_steps=5))(batch))(ham))
+    assert "cond[" in text
+    hams = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), ham)
+    xs = {"x": batch["x"][0]}
+    together = jax.vmap(lambda ham: hamux.relax(ham, xs, max_steps=5).energies)(hams)
+    for i in range(2):
+        alone = hamux.relax(jax.tree.map(lambda leaf, i=i: leaf[i], hams), xs, max_steps=5).energies
+        np.testing.assert_allclose(together[i], alone, rtol=1e-12)

@@ -47,7 +47,8 @@ def test_with_a_symbolic_batch(tmp_path):
     np.savez(tmp_path / "inputs.npz", **inputs)
     subprocess.run([sys.executable, "-c", WITHOUT_HAMUX], cwd=tmp_path, check=True)
     for name, image in inputs.items():
-        there = np.load(tmp_path / f"{name}.npz")
+        with np.load(tmp_path / f"{name}.npz") as file:
+            there = dict(file)
         expected, converged, steps = retrieve(image)
         np.testing.assert_allclose(there["image"], expected, atol=1e-12)
         np.testing.assert_array_equal(there["converged"], converged)

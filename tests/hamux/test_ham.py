@@ -176,6 +176,33 @@ def test_plain_vmap_takes_a_stack_of_hams(xs):
     np.testing.assert_allclose(energies, [jax.jit(retrieval_energy)(ham, xs) for ham in hams], rtol=1e-12)
 
 
+def test_an_empty_batch(ham):
+    """Has no examples, by every method, eager and jitted; a batch of None is one example."""
+    together = ham.vectorize()
+    xs = together.init_states(0, key=jr.key(0))
+    assert {name: x.shape for name, x in xs.items()} == {name: (0, *n.shape) for name, n in ham.neurons.items()}
+    gs = together.activations(xs)
+    for out in (all_methods(together, xs, gs), together.energy_tree(gs, xs), jax.jit(together.energy)(gs, xs)):
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(out)} == {0}
+    assert hamux.relax(together, xs, max_steps=2).xs["image"].shape == (0, 4)
+
+
+def test_jit_takes_a_method(ham, xs, gs):
+    """Of the HAM, of a batch of them, and of its parts; what it compiled is not taken for another HAM."""
+    np.testing.assert_allclose(jax.jit(ham.energy)(gs, xs), ham.energy(gs, xs), rtol=1e-12)
+    batch = {name: x[None] for name, x in xs.items()}
+    np.testing.assert_allclose(jax.jit(ham.vectorize().activations)(batch)["memory"][0], gs["memory"], rtol=1e-12)
+    layer, synapse = ham.neurons["memory"], ham.synapses["recall"]
+    np.testing.assert_allclose(jax.jit(layer.activations)(xs["memory"]), gs["memory"], rtol=1e-12)
+    assert jax.jit(synapse)(gs["image"], gs["memory"]) == synapse(gs["image"], gs["memory"])
+    others = jax.tree.map(lambda leaf: 2 * leaf, ham)
+    np.testing.assert_allclose(jax.jit(others.energy)(gs, xs), others.energy(gs, xs), rtol=1e-12)
+
+    with pytest.raises(TypeError, match=r"the arrays of this HAM are being traced; .* or use eqx.filter_jit"):
+        jax.jit(lambda ham: jax.jit(ham.energy)(gs, xs))(ham)
+    jax.jit(lambda ham: eqx.filter_jit(ham.energy)(gs, xs))(ham)
+
+
 @pytest.mark.parametrize("vectorized", [False, True])
 def test_init_states_are_zeros_or_random_with_a_key(ham, vectorized):
     ham = ham.vectorize() if vectorized else ham
@@ -236,6 +263,32 @@ def test_a_synapse_of_ones_own_has_its_numbers_learned():
     xs = {"a": jnp.array([1.0, 2.0, 3.0]), "b": jnp.array([3.0, 2.0, 1.0])}
     np.testing.assert_allclose(ham.connection_energies(xs), [-50])
     np.testing.assert_allclose(jax.grad(retrieval_energy)(ham, xs).synapses["overlap"].strength, -100)
+
+
+class Deep(eqx.Module):
+    """A synapse with a network in it, whose activation is a function among its leaves."""
+
+    network: eqx.nn.MLP
+    outer: object = staticmethod(jnp.tanh)
+    weights: list[float] = eqx.field(default_factory=lambda: [1, 2.0])
+
+    def __call__(self, g):
+        return jnp.sum(self.weights[0] * jnp.asarray(self.outer(self.network(g))))
+
+
+def test_functions_in_a_module_are_structure(gradients):
+    def make():
+        network = eqx.nn.MLP(3, "scalar", 4, 1, activation=lambda x: jax.nn.gelu(x), key=jr.key(0))
+        return hamux.HAM({"a": hamux.Neurons(hamux.lagr_identity, 3)}, {"deep": Deep(network)}, [(("a",), "deep")])
+
+    ham, again = make(), make()
+    assert all(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(ham))
+    assert jax.tree.structure(ham) == jax.tree.structure(again)
+    xs = {"a": jnp.array([1.0, -2.0, 0.5])}
+    np.testing.assert_allclose(jax.jit(retrieval_energy)(ham, xs), retrieval_energy(again, xs), rtol=1e-12)
+    _, by_autograd, differences = gradients(lambda ham: retrieval_energy(ham, xs), ham)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-9), by_autograd, differences)
+    assert hamux.relax(ham, xs, max_steps=5).energies[-1] <= retrieval_energy(ham, xs)
 
 
 NEURONS = {"image": hamux.Neurons(hamux.lagr_identity, 4), "hidden": hamux.Neurons(hamux.lagr_identity, 3)}

@@ -205,6 +205,38 @@ def test_finite_and_right_at_1e4_in_float32(lagrangian, values, activations):
         np.testing.assert_array_equal(found[1], [activation])
 
 
+STEADY = {
+    "softmax": (hamux.lagr_softmax, log_sum_exp),
+    "ghostmax": (hamux.lagr_ghostmax, lambda x: log_sum_exp(with_ghost(x))),
+    "tanh": (hamux.lagr_tanh, lambda x: np.sum(np.logaddexp(x, -x) - np.log(2))),
+    "sigmoid": (hamux.lagr_sigmoid, lambda x: np.sum(np.logaddexp(x, 0))),
+    "sign": (hamux.lagr_sign, lambda x: np.sum(np.abs(x))),
+}
+
+
+@pytest.mark.parametrize("name", STEADY)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64])
+def test_finite_and_the_same_eager_and_jitted_at_extreme_scores(name, dtype):
+    """βx up to 10³⁰ and beyond what the dtype holds, of either sign of β."""
+    lagrangian, exact = STEADY[name]
+    jitted = jax.jit(jax.value_and_grad(lagrangian, argnums=(0, 1) if name != "sign" else 0))
+    wide = np.float64 if dtype == jnp.float64 else np.float32
+    draw = np.random.default_rng(0)
+    for size in (1.0, 130.0, 6e4, 1e9, 1e20, 1e30):
+        for beta in (1.0, -1.0, 0.3, 1e3, -2e7, 1e8, 3e9, 1e15):
+            x = jnp.asarray((size * draw.uniform(-1, 1, 5)).astype(wide)).astype(dtype)
+            if not np.isfinite(x.astype(float)).all():
+                continue
+            options = {} if name == "sign" else {"beta": jnp.asarray(beta, wide)}
+            value, gradient = jitted(x, *options.values())
+            assert np.isfinite(value)
+            assert all(np.isfinite(part.astype(float)).all() for part in jax.tree.leaves(gradient))
+            states, inverse = np.asarray(x, np.longdouble), np.longdouble(np.asarray(options.get("beta", 1), wide))
+            bound = 20 * float(jnp.finfo(wide).eps) * float(np.max(np.abs(states)) + 1 / abs(inverse))
+            np.testing.assert_allclose(value, float(exact(inverse * states) / inverse), rtol=0, atol=bound)
+            np.testing.assert_allclose(lagrangian(x, **options), value, rtol=0, atol=bound)
+
+
 @pytest.mark.parametrize("lagrangian", [hamux.lagr_exp, hamux.lagr_rexp])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("beta", [1.0, 4.0])

@@ -1,5 +1,6 @@
 """Questions about landscapes whose answers are known."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -112,6 +113,21 @@ def test_energies_on_a_line_and_on_a_plane():
         ]
     )
     np.testing.assert_allclose(hamux.plane_coordinates(a, b, c, {"x": points}), [(0.2, 3), (-1, 0.5)], atol=1e-12)
+
+
+@pytest.mark.parametrize("wrap", [lambda function: function, eqx.filter_jit], ids=["eager", "jitted"])
+def test_of_nothing(wrap):
+    """Without starts, memories or levels there is nothing to find; a share of no copies is refused."""
+    none, some = {"x": jnp.zeros((0, 32))}, {"x": PATTERNS}
+    find = wrap(lambda xs, memories: hamux.fixed_points(memory(8.0), xs, memories=memories))
+    found = find(none, some)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(found)} == {0}
+    assert found.distinct.sum() == found.spurious.sum() == 0
+    np.testing.assert_array_equal(find(some, none).memory, -1)
+    assert wrap(lambda: hamux.basin(memory(8.0), {"x": PATTERNS[0]}, flip, [], key=jr.key(0)))().shape == (0,)
+    with pytest.raises(ValueError, match="copies is 0; a share needs at least one copy"):
+        hamux.basin(memory(8.0), {"x": PATTERNS[0]}, flip, [0.1], key=jr.key(0), copies=0)
+    assert hamux.plane_coordinates(*({"x": p} for p in PATTERNS[:3]), none).shape == (0, 2)
 
 
 def test_states_that_do_not_fit():

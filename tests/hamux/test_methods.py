@@ -241,6 +241,48 @@ def test_langevin_is_reproducible_and_anneals():
     assert not np.allclose(other.energies[:, 5], out.energies[:, 5])
 
 
+@pytest.mark.parametrize(
+    "method", [hamux.Langevin(KEY, 1.0), hamux.Asynchronous(KEY)], ids=["langevin", "asynchronous"]
+)
+def test_each_example_draws_for_itself_however_the_batch_is_made(method):
+    """By `vectorize`, by `jax.vmap` or by several of them; with keys of their own, the examples draw from these."""
+    ham = bilinear() if isinstance(method, hamux.Langevin) else spins(size=6)
+    same = {name: np.broadcast_to(x, (6, *x.shape)) for name, x in states(ham).items()}
+
+    def alone(xs, method=method):
+        return hamux.descend(ham, xs, steps=1, method=method, energies=False).xs
+
+    together = hamux.descend(ham.vectorize(), same, steps=1, method=method, energies=False).xs
+    if isinstance(method, hamux.Langevin):
+        assert len({np.asarray(x).tobytes() for x in together["a"]}) == 6
+    assert_states_agree(jax.vmap(alone)(same), together, rtol=0, atol=0)
+    assert_states_agree(jax.jit(jax.vmap(jax.jit(alone)))(same), together, rtol=0, atol=0)
+    assert_states_agree(alone({name: x[0] for name, x in same.items()}), {n: x[0] for n, x in together.items()})
+    nested = {name: x.reshape(2, 3, *x.shape[1:]) for name, x in same.items()}
+    found = jax.vmap(jax.vmap(alone))(nested)
+    assert_states_agree({name: x.reshape(6, *x.shape[2:]) for name, x in found.items()}, together, rtol=0, atol=0)
+    keys = jr.split(jr.key(5), 6)
+    by_key = jax.vmap(lambda xs, key: alone(xs, eqx.tree_at(lambda m: m.key, method, key)))(same, keys)
+    for i in range(6):
+        one = alone({name: x[i] for name, x in same.items()}, eqx.tree_at(lambda m: m.key, method, keys[i]))
+        assert_states_agree(one, {name: x[i] for name, x in by_key.items()}, rtol=0, atol=0)
+
+
+def test_noise_is_the_same_under_a_gradient_and_within_a_loop():
+    ham, xs = bilinear(), states(bilinear(), bs=3)
+    method = hamux.Langevin(KEY, 1.0)
+
+    def energies(W):
+        there = eqx.tree_at(lambda ham: ham.synapses["s"].W, ham, W)
+        return jax.vmap(lambda xs: hamux.descend(there, xs, steps=2, method=method).energies)(xs)
+
+    W = ham.synapses["s"].W
+    expected = energies(W)
+    np.testing.assert_array_equal(jax.vjp(energies, W)[0], expected)
+    looped = jax.lax.fori_loop(0, 2, lambda i, _: energies(W), jnp.zeros_like(expected))
+    np.testing.assert_allclose(looped, expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("key", [None, KEY], ids=["in order", "in random order"])
 @pytest.mark.parametrize("degree", [2, 3])
 def test_asynchronous_updates_end_where_no_single_flip_goes_down(key, degree):
@@ -314,9 +356,10 @@ def test_a_method_of_ones_own():
     class SignStep(hamux.Method):
         size: float
 
-        def step(self, problem, point, state):
-            moved = {name: x - self.size * jnp.sign(point.dEdg[name]) for name, x in point.xs.items()}
-            return hamux.Step(problem.evaluate(problem.hold(point.xs, moved)), state)
+        def step(self, problem, xs, state):
+            dEdg = problem.evaluate(xs).dEdg
+            moved = {name: x - self.size * jnp.sign(dEdg[name]) for name, x in xs.items()}
+            return hamux.Step(problem.hold(xs, moved), state)
 
     ham, xs = bilinear(), states(bilinear())
     assert not hamux.certify(ham, SignStep(0.1))

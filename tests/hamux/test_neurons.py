@@ -52,7 +52,7 @@ def test_tau_and_leak_are_one_by_default():
     assert (layer.tau, layer.leak) == (1.0, 1.0)
 
 
-@pytest.mark.parametrize(("bs", "shape"), [(None, (2, 3)), (0, (2, 3)), (1, (1, 2, 3)), (4, (4, 2, 3))])
+@pytest.mark.parametrize(("bs", "shape"), [(None, (2, 3)), (0, (0, 2, 3)), (1, (1, 2, 3)), (4, (4, 2, 3))])
 def test_init_is_zeros_or_random_with_a_key(bs, shape):
     layer = hamux.Neurons(hamux.lagr_identity, (2, 3))
     np.testing.assert_array_equal(layer.init(bs), np.zeros(shape))
@@ -113,6 +113,119 @@ def test_two_equal_builds_share_one_compilation(lagrangian):
     for layer in (first, second):
         activations(layer, jnp.ones((2, 3)))
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (Partial(hamux.lagr_softmax, beta=2), Partial(hamux.lagr_softmax, beta=2.0)),
+        (
+            partial(hamux.lagr_softmax, beta=np.int64(2), axis=np.int64(0)),
+            Partial(hamux.lagr_softmax, beta=2.0, axis=0),
+        ),
+        (
+            eqx.Partial(hamux.lagr_sigmoid, beta=np.float64(2), scale=3),
+            Partial(hamux.lagr_sigmoid, beta=2.0, scale=3.0),
+        ),
+        (
+            Partial(hamux.lagr_layernorm, gamma=2, delta=[0.1, 0.2, 0.3]),
+            Partial(hamux.lagr_layernorm, gamma=2.0, delta=np.array([0.1, 0.2, 0.3])),
+        ),
+        (LearnedSoftmax(2), LearnedSoftmax(2.0)),
+        (LearnedSoftmax(np.int32(2)), LearnedSoftmax(2.0)),
+    ],
+)
+def test_an_int_is_a_parameter_where_a_float_is(given, plain):
+    first, second = (hamux.Neurons(lagrangian, (2, 3)) for lagrangian in (given, plain))
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for leaf, expected in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert leaf.dtype == expected.dtype == float
+        np.testing.assert_array_equal(leaf, expected)
+
+
+def annotated(x, beta: "float | jax.Array", power: int = 2, axes: tuple[int, ...] = (-1,)):
+    return jnp.sum(beta * x**power)
+
+
+def bare(x, beta, power=2, axes=(-1,)):
+    return annotated(x, 1.0 * beta, power, axes)
+
+
+class Powered(eqx.Module):
+    power: int
+
+    def __call__(self, x):
+        return jnp.sum(x**self.power)
+
+
+def test_an_int_is_what_its_annotation_says():
+    """A parameter as a float; as an int, or without an annotation, an option; in a Module's field, an error."""
+    options = {"power": np.int64(2), "axes": [0, 1]}
+    layer = hamux.Neurons(Partial(annotated, beta=3, **options), 3)
+    assert layer.lagrangian.options == (("axes", (0, 1)), ("power", 2))
+    assert type(layer.lagrangian.options[1][1]) is int
+    assert jax.tree.leaves(layer) == [3.0]
+    assert jax.tree.leaves(hamux.Neurons(Partial(bare, beta=3, **options), 3)) == []
+    assert jax.tree.leaves(hamux.Neurons(Partial(bare, beta=3.0, **options), 3)) == [3.0]
+    with pytest.raises(ValueError, match=r"the Lagrangian has a leaf .power = 2 that is no array"):
+        hamux.Neurons(Powered(2), 3)
+
+
+def made(scale, *, default=2.0, inner=lambda x: 0.5 * jnp.sum(x**2), declares=None):
+    def lagrangian(x, factor=default):
+        return jnp.sum(factor * jnp.asarray(scale)) * inner(x)
+
+    if declares is not None:
+        lagrangian.convex = declares
+    return lagrangian
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (lambda: lambda x: jnp.sum(x**2), None, True),
+        (lambda: made(1.0), None, True),
+        (lambda: made(np.array([1.0, 2.0, 3.0])), None, True),
+        (lambda: made(1.0, inner=made(2.0)), None, True),
+        (lambda: made(1.0, declares=lambda: True), None, True),
+        (lambda: made(1.0), lambda: made(2.0), False),
+        (lambda: made(1.0), lambda: made(1.0, default=3.0), False),
+        (lambda: made(1.0, inner=made(2.0)), lambda: made(1.0, inner=made(3.0)), False),
+        (lambda: made(1.0), lambda: made(1.0, declares=True), False),
+        (lambda: made(np.array([1.0, 2.0])), lambda: made(np.array([1.0, 3.0])), False),
+        (lambda: lambda x: jnp.sum(x**2), lambda: lambda x: jnp.sum(x**4), False),
+    ],
+)
+def test_functions_of_the_same_code_are_the_same_structure(first, second, same):
+    """What the line that makes a function makes when it runs again."""
+    layers = [eqx.filter_eval_shape(hamux.Neurons, make(), 1) for make in (first, second or first)]
+    structures = list(map(jax.tree.structure, layers))
+    assert (structures[0] == structures[1]) == same
+    assert not same or hash(structures[0]) == hash(structures[1])
+
+
+def test_a_function_that_calls_itself_can_be_compared():
+    def make():
+        def power(x, n=2):
+            return jnp.sum(x) if n == 0 else jnp.sum(x * power(x, n - 1))
+
+        return power
+
+    first, second = (jax.tree.structure(hamux.Neurons(make(), 3)) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("shape", [np.int64(3), np.array(3), [np.int64(2), 3], np.array([2, 3]), (2, np.int32(3))])
+def test_a_shape_is_stored_as_plain_ints(shape):
+    layer = hamux.Neurons(hamux.lagr_identity, shape)
+    assert layer.shape in [(3,), (2, 3)]
+    assert {type(size) for size in layer.shape} == {int}
+
+
+@pytest.mark.parametrize("shape", [2.0, "12", [2, 3.0], None])
+def test_a_shape_that_is_not_of_ints(shape):
+    with pytest.raises(ValueError, match="an int is expected, or a sequence of them"):
+        hamux.Neurons(hamux.lagr_identity, shape)
 
 
 def test_integer_options_tell_layers_apart():

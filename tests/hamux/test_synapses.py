@@ -389,3 +389,54 @@ def test_patterns_are_stored_as_they_are(kind):
     for wrong in ((images,), (images[0], labels[0]), (images, images), (images, labels[:4]), (images[:0], labels[:0])):
         with pytest.raises(ValueError, match=r"patterns are of shapes .*stores \(memories, 3\) and \(memories, 4\)"):
             synapse.store(*wrong)
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes"),
+    [
+        (lambda: hamux.HopfieldSynapse(jr.key(0), 4, 3, Partial(hamux.lagr_softmax, beta=3e9)), [(4,)]),
+        (lambda: hamux.KernelSynapse(jr.key(0), 4, 3, beta=3e9), [(4,)]),
+        (lambda: hamux.KernelSynapse(jr.key(0), 4, 3, "epanechnikov", beta=3e9), [(4,)]),
+        (lambda: hamux.PoolSynapse((2,), pool="max", beta=3e9), [(4, 2), (2, 2)]),
+        (lambda: hamux.AttentionSynapse(jr.key(0), 4, 2, 3, beta=3e9), [(5, 4)]),
+        (lambda: hamux.AttentionSynapse(jr.key(0), 4, 2, 3, beta=3e9, attend_self=False, at_once=7), [(5, 4)]),
+        (lambda: hamux.AttentionSynapse(jr.key(0), 4, 2, 3, beta=3e9, closed_form=False), [(5, 4)]),
+    ],
+    ids=["hopfield", "gaussian", "epanechnikov", "pool", "attention", "attention in blocks", "attention by autograd"],
+)
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e9, 1e15])
+def test_finite_and_the_same_eager_and_jitted_at_extreme_scores(make, shapes, size):
+    synapse = jax.tree.map(lambda leaf: (30 * leaf if leaf.ndim else leaf).astype(jnp.float32), make())
+    gs = [jnp.asarray(size * g, jnp.float32) for g in draw(*shapes)]
+    both = jax.value_and_grad(lambda gs: synapse(*gs))
+    value, gradient = jax.jit(both)(gs)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    exact = jax.tree.map(lambda leaf: leaf.astype(float), synapse)(*(g.astype(float) for g in gs))
+    scale = size**2 if isinstance(synapse, hamux.KernelSynapse | hamux.AttentionSynapse) else size
+    for found in (value, both(gs)[0]):
+        np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.int32, np.uint8, np.array], ids=str)
+def test_integers_of_numpy(integer):
+    """Wherever an int is taken, and lists of them where several are."""
+    i, key = integer, jr.key(0)
+    for synapse, plain in [
+        (hamux.DenseSynapse(key, i(2), i(3), i(4)), hamux.DenseSynapse(key, 2, 3, 4)),
+        (hamux.BiasSynapse(key, i(2)), hamux.BiasSynapse(key, 2)),
+        (hamux.BiasSynapse(key, [i(2), 3]), hamux.BiasSynapse(key, (2, 3))),
+        (hamux.HopfieldSynapse(key, i(2), i(3)), hamux.HopfieldSynapse(key, 2, 3)),
+        (hamux.HopfieldSynapse(key, np.array([2, 3]), i(3)), hamux.HopfieldSynapse(key, (2, 3), 3)),
+        (hamux.KernelSynapse(key, [i(2), i(3)], i(3)), hamux.KernelSynapse(key, (2, 3), 3)),
+        (hamux.AttentionSynapse(key, i(4), i(2), i(2), at_once=i(9)), hamux.AttentionSynapse(key, 4, 2, 2, at_once=9)),
+        (
+            hamux.ConvSynapse(key, i(4), i(2), i(3), [i(1), 2], [[i(1), 1], (0, i(0))], i(1), i(2)),
+            hamux.ConvSynapse(key, 4, 2, 3, (1, 2), ((1, 1), (0, 0)), 1, 2),
+        ),
+        (hamux.ConvHopfieldSynapse(key, i(4), i(2), i(3)), hamux.ConvHopfieldSynapse(key, 4, 2, 3)),
+        (hamux.PoolSynapse(i(2), np.array([1, 2])), hamux.PoolSynapse(2, (1, 2))),
+    ]:
+        assert jax.tree.structure(synapse) == jax.tree.structure(plain)
+        assert repr(jax.tree.structure(synapse)) == repr(jax.tree.structure(plain))
+        assert jax.tree.map(jnp.shape, synapse) == jax.tree.map(jnp.shape, plain)

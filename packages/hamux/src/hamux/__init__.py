@@ -1,22 +1,31 @@
 """Hierarchical associative memories: neurons, Lagrangians, hypersynapses, one energy, and its descent."""
 
 from ._adjoints import (
+    Adjoint as Adjoint,
     Implicit as Implicit,
     Truncated as Truncated,
     Unrolled as Unrolled,
 )
+from ._batches import without_explicit_axes as without_explicit_axes
+from ._binding import Bound as Bound, Module as Module
 from ._certificate import Certificate as Certificate
 from ._convolutions import (
     ConvHopfieldSynapse as ConvHopfieldSynapse,
     ConvSynapse as ConvSynapse,
     PoolSynapse as PoolSynapse,
 )
-from ._dynamics import (
+from ._descent import (
+    Descent as Descent,
+    Progress as Progress,
     Reason as Reason,
+    Record as Record,
     Retrieval as Retrieval,
+)
+from ._dynamics import (
     descend as descend,
     relax as relax,
 )
+from ._facts import declared as declared
 from ._ham import (
     HAM as HAM,
     VectorizedHAM as VectorizedHAM,
@@ -48,6 +57,7 @@ from ._methods import (
     Anderson as Anderson,
     Asynchronous as Asynchronous,
     Backtracking as Backtracking,
+    Certified as Certified,
     Explicit as Explicit,
     GaussSeidel as GaussSeidel,
     Langevin as Langevin,

@@ -1,14 +1,20 @@
 """Checks of numbers."""
 
 import math
+import operator
+import typing
+from collections.abc import Iterable
+from typing import TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
+_Number = TypeVar("_Number", bound=float | Array)
 
-def positive(name: str, value: float | Array) -> float | Array:
-    """`value`, where it is a finite number > 0, or jax is tracing it. **Raises** ValueError otherwise."""
+
+def positive(name: str, value: _Number) -> _Number:
+    """Returns `value` where it is a finite number > 0, or jax is tracing it. **Raises** ValueError otherwise."""
     if not isinstance(value, jax.core.Tracer):
         scalar = isinstance(value, int | float | np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0
         if not (scalar and math.isfinite(value) and value > 0):
@@ -17,7 +23,20 @@ def positive(name: str, value: float | Array) -> float | Array:
 
 
 def whole(name: str, value: int, at_least: str) -> int:
-    """`value`, where it is an int ≥ 1. **Raises** ValueError otherwise."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+    """Returns `value` as a plain int where it is one ≥ 1. **Raises** ValueError otherwise."""
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
         raise ValueError(f"{name} is {value!r}; {at_least}, as an int")
-    return value
+    return number
+
+
+def sizes(name: str, value: int | Iterable[int]) -> tuple[int, ...]:
+    """Returns an int, or several, as a tuple of plain ones. **Raises** ValueError for what is not made of ints."""
+    try:
+        numbers = tuple(value) if isinstance(value, Iterable) and np.ndim(np.asarray(value)) else (value,)
+        return tuple(map(operator.index, typing.cast(Iterable[int], numbers)))
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; an int is expected, or a sequence of them") from None

@@ -1,13 +1,15 @@
 """Hypersynapses of windows, over one to three spatial axes, channels last: convolution, pooling, local memories.
 
-A window is cut out of the layer as patches, tap by tap, and a convolution is patches times a matrix: inside a compiled
-loop on a CPU, XLA runs `lax.conv` on one thread (`tests/benchmarks/convolution.py`).
+The windows of a layer are cut out as patches, tap by tap, and a convolution is patches times a matrix. `lax.conv` would
+be slower: inside a compiled loop on a CPU XLA runs it on one thread (`tests/benchmarks/convolution.py`).
 """
 
 import dataclasses
 import itertools
+import math
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -15,13 +17,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from einops import rearrange
-from jax.nn import logsumexp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from ._binding import bind
-from ._checks import positive, whole
+from ._binding import Module, bind
+from ._checks import positive, sizes, whole
+from ._facts import Number, either, holds
 from ._lagrangians import lagr_relu
-from ._precision import accumulator, widened
+from ._precision import accumulator, log_sum_exp, widened
 
 Sizes = int | Sequence[int]
 Padding = str | Sequence[tuple[int, int]]
@@ -29,9 +31,11 @@ Padding = str | Sequence[tuple[int, int]]
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Where windows lie: along each axis as many as fit into the padded layer, `stride` apart, their taps `dilation`
-    apart. `padding` is "SAME" (⌈size / stride⌉ windows), "VALID" (no padding) or, for each axis, how much before and
-    after. **Raises** ValueError for a number < 1, more or fewer than one an axis, negative padding.
+    """Where windows lie.
+
+    Along each axis as many windows as fit lie in the padded layer, `stride` apart; their taps are `dilation` apart.
+    `padding` is "SAME" (⌈size / stride⌉ windows), "VALID" (no padding) or, for each axis, how much comes before and
+    after. **Raises** ValueError for a number < 1, for more or fewer than one for each axis, and for negative padding.
     """
 
     shape: tuple[int, ...]
@@ -41,15 +45,15 @@ class Windows:
 
     @classmethod
     def of(cls, shape: Sizes, strides: Sizes, padding: Padding, dilation: Sizes) -> "Windows":
-        """A whole number stands for all axes, and for two of them in `shape`."""
-        shape = tuple(shape) if isinstance(shape, Sequence) else (shape,) * 2
+        """Takes an int for all axes; in `shape` it means two axes."""
+        shape = sizes("window", shape) * (2 if np.ndim(shape) == 0 else 1)
         if not 1 <= len(shape) <= 3:
             raise ValueError(f"a window of shape {shape}; expected one to three spatial axes")
-        sizes = {
-            name: tuple(size) if isinstance(size, Sequence) else (size,) * len(shape)
-            for name, size in {"strides": strides, "dilation": dilation}.items()
+        steps = {
+            name: sizes(name, step) * (len(shape) if np.ndim(step) == 0 else 1)
+            for name, step in (("strides", strides), ("dilation", dilation))
         }
-        for name, numbers in ({"window": shape} | sizes).items():
+        for name, numbers in ({"window": shape} | steps).items():
             if len(numbers) != len(shape):
                 raise ValueError(f"{name} is {numbers} for a window of shape {shape}; expected one number an axis")
             for number in numbers:
@@ -57,17 +61,17 @@ class Windows:
         if isinstance(padding, str):
             fits = padding in ("SAME", "VALID")
         else:
-            padding = tuple((before, after) for before, after in padding)
+            padding = tuple((operator.index(before), operator.index(after)) for before, after in padding)
             fits = len(padding) == len(shape) and min(itertools.chain(*padding)) >= 0
         if not fits:
             raise ValueError(
                 f'padding is {padding!r}; it is "SAME", "VALID" or {len(shape)} pairs (before, after) of numbers ≥ 0'
             )
-        return cls(shape, sizes["strides"], padding, sizes["dilation"])
+        return cls(shape, steps["strides"], padding, steps["dilation"])
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """From the first tap to the last one, both included."""
+        """The distance from the first tap to the last, both included."""
         return tuple((taps - 1) * step + 1 for taps, step in zip(self.shape, self.dilation, strict=True))
 
     def pads(self, sizes: Sequence[int]) -> list[tuple[int, int]]:
@@ -83,13 +87,13 @@ class Windows:
         return tuple((p - e) // s + 1 for p, e, s in zip(padded, self.extent, self.strides, strict=True))
 
     def cut(self, g: Float[Array, "*sizes channels"]) -> Float[Array, "*counts taps channels"]:
-        """The windows of a layer, 0 where they reach beyond it."""
-        *sizes, channels = g.shape
-        counts, pads = self.counts(sizes), self.pads(sizes)
+        """Returns the windows of a layer, 0 where they reach beyond it."""
+        *places, channels = g.shape
+        counts, pads = self.counts(places), self.pads(places)
         padded = jnp.pad(g, [*pads, (0, 0)])
         steps = zip(counts, self.strides, self.shape, strict=True)
         if self.shape == self.extent and all(count == 1 or stride == side for count, stride, side in steps):
-            # they lie side by side: nothing is copied tap by tap
+            # They lie side by side: nothing is copied tap by tap.
             whole = padded[tuple(slice(count * side) for count, side in zip(counts, self.shape, strict=True))]
             axes = len(counts)
             sides = whole.reshape(*itertools.chain(*zip(counts, self.shape, strict=True)), channels)
@@ -104,7 +108,7 @@ class Windows:
         return jnp.stack(taps, axis=-2)
 
     def inside(self, sizes: Sequence[int]) -> Bool[Array, "*counts taps 1"]:
-        """Which taps lie in the layer."""
+        """Returns which taps lie in the layer."""
         counts, axes = self.counts(sizes), len(sizes)
         inside = jnp.ones((1,) * 2 * axes, bool)
         for axis, (before, _) in enumerate(self.pads(sizes)):
@@ -115,16 +119,16 @@ class Windows:
         return inside.reshape(*counts, -1, 1)
 
 
-class ConvSynapse(eqx.Module):
-    """E = −Σ g2 · (W ⋆ g1 + b): a convolution of layer 1, read against layer 2; the other way it is the transposed one.
+class ConvSynapse(Module):
+    """E = −Σ g2 · (W ⋆ g1 + b): layer 2 sees the convolution of layer 1, layer 1 the transposed one of layer 2.
 
-    g1 is `(*sizes, channels_in)` with one to three spatial axes, g2 `(*counts, channels_out)` with as many places as
-    `window_strides`, `padding` and `dilation` make; the HAM refuses another size and names that one. `W` is
+    g1 is `(*sizes, channels_in)` with one to three spatial axes. g2 is `(*counts, channels_out)` with as many places as
+    `window_strides`, `padding` and `dilation` make; the HAM refuses another size and names the right one. `W` is
     `(channels_out, channels_in / groups, *filter_shape)`, applied without flipping; `b` is None unless `use_bias`.
-    `padding` is "SAME", "VALID", or pairs (before, after). Whole numbers hold for every axis, in `filter_shape` for
-    two. Krotov, "Hierarchical Associative Memory", 2021.
+    `padding` is "SAME", "VALID", or a pair (before, after) for each axis. An int holds for every axis; as
+    `filter_shape` it means two axes. Krotov, "Hierarchical Associative Memory", 2021.
 
-    **Raises** ValueError for numbers < 1 or not one an axis, and for channels that do not part into `groups`.
+    **Raises** ValueError for numbers < 1 or not one for each axis, and for channels that do not divide into `groups`.
     """
 
     W: Float[Array, "channels_out channels_in_a_group *window"]
@@ -145,9 +149,11 @@ class ConvSynapse(eqx.Module):
         groups: int = 1,
         use_bias: bool = False,
     ):
-        whole("groups", groups, "at least one group of channels")
+        groups = whole("groups", groups, "at least one group of channels")
+        channels_out = whole("channels_out", channels_out, "at least one")
+        channels_in = whole("channels_in", channels_in, "at least one")
         if channels_in % groups or channels_out % groups:
-            raise ValueError(f"{channels_in} and {channels_out} channels do not part into {groups} equal groups")
+            raise ValueError(f"{channels_in} and {channels_out} channels do not divide into {groups} equal groups")
         self.windows = Windows.of(filter_shape, window_strides, padding, dilation)
         self.groups = groups
         self.W = 0.02 * jr.normal(key, (channels_out, channels_in // groups, *self.windows.shape))
@@ -160,17 +166,15 @@ class ConvSynapse(eqx.Module):
         expected = (*patches.shape[1:-1], len(self.W))
         if g2.shape != expected:
             raise ValueError(f"ConvSynapse makes {expected} of g1 {g1.shape}, got g2 of shape {g2.shape}")
-        # In this order the patches are kept for both gradients; Σ g2 · (patches @ filters) would cut them out twice.
+        # This order keeps the patches for both gradients; Σ g2 · (patches @ filters) would cut them out twice.
         outputs = rearrange(g2, "... (group o) -> group ... o", group=self.groups)
         energy = -jnp.sum(widened(patches) * _product(outputs, self._filters().swapaxes(-1, -2)))
-        return (
-            energy
-            if self.b is None
-            else energy - jnp.sum(widened(g2).reshape(-1, len(self.b)).sum(0) * widened(self.b))
-        )
+        if self.b is None:
+            return energy
+        return energy - jnp.sum(widened(g2).reshape(-1, len(self.b)).sum(0) * widened(self.b))
 
     def of(self, g1: Float[Array, "*sizes channels_in"]) -> Float[Array, "*counts channels_out"]:
-        """W ⋆ g1 + b."""
+        """Returns W ⋆ g1 + b."""
         outputs = rearrange(_product(self._patches(g1), self._filters()), "group ... o -> ... (group o)")
         return outputs if self.b is None else outputs + jnp.broadcast_to(widened(self.b), outputs.shape)
 
@@ -182,42 +186,51 @@ class ConvSynapse(eqx.Module):
         return rearrange(self.W, "(group o) i ... -> group (... i) o", group=self.groups)
 
 
-class ConvHopfieldSynapse(eqx.Module):
+class ConvHopfieldSynapse(Module):
     """E = −L(W ⋆ g + b): a layer of hidden neurons at every place, its memories the filters, integrated out.
 
-    `lagrangian` is that of the hidden neurons `(*counts, memories)`, as in `HopfieldSynapse`; the rest as in
-    `ConvSynapse`. E is concave in g.
+    `lagrangian` is that of the hidden neurons `(*counts, memories)`, as in `HopfieldSynapse`; the rest is as in
+    `ConvSynapse`. Where L is convex E is concave in g.
     """
 
     convolution: ConvSynapse
-    lagrangian: Callable
-    curvature: ClassVar[float] = 0.0
+    lagrangian: Callable[..., Array]
 
     def __init__(
         self,
         key: PRNGKeyArray,
         memories: int,
         channels: int,
-        *windows: Any,
-        lagrangian: Callable = lagr_relu,
-        **options: Any,
+        filter_shape: Sizes,
+        window_strides: Sizes = 1,
+        padding: Padding = "SAME",
+        dilation: Sizes = 1,
+        groups: int = 1,
+        use_bias: bool = False,
+        lagrangian: Callable[..., Array] = lagr_relu,
     ):
-        self.convolution = ConvSynapse(key, memories, channels, *windows, **options)
+        self.convolution = ConvSynapse(
+            key, memories, channels, filter_shape, window_strides, padding, dilation, groups, use_bias
+        )
         self.lagrangian = bind(lagrangian, "the hidden neurons' Lagrangian")
+
+    @property
+    def curvature(self) -> Number:
+        return either(holds(self.lagrangian, "convex"), 0.0, math.inf)
 
     def __call__(self, g: Float[Array, "*sizes channels"]) -> Float[Array, ""]:
         return -self.lagrangian(self.convolution.of(g))
 
 
-class PoolSynapse(eqx.Module):
-    """A layer and its pooled layer, channel by channel; g2 is `(*counts, channels)`, the places of the windows of g1.
+class PoolSynapse(Module):
+    """Joins a layer to its pooled layer, channel by channel; g2 is `(*counts, channels)`, one place for each window.
 
-    - `"average"`: E = −Σ g2 · (mean of the window);
-    - `"max"`: E = −Σ g2 · L(window), L = (1/β) log Σ exp(β g1) over the window, the Lagrangian of `lagr_softmax`: layer
-      2 is driven by the smooth maximum, for β → ∞ the maximum, and of layer 1 what is largest in its window is.
+    - `"average"`: E = −Σ g2 · (mean of the window).
+    - `"max"`: E = −Σ g2 · L(window), with L = (1/β) log Σ exp(β g1) over the window, the Lagrangian of `lagr_softmax`.
+      The smooth maximum, for β → ∞ the maximum, drives layer 2; of layer 1 what is largest in its window is driven.
 
-    Where windows reach beyond the layer, they hold the less. `window_strides` are `window_shape` unless given; `beta`
-    is a parameter, None for the average. Krotov, "Hierarchical Associative Memory", 2021.
+    A window that reaches beyond the layer holds only what lies in it. `window_strides` are `window_shape` unless given.
+    `beta` is a parameter, None for the average. Krotov, "Hierarchical Associative Memory", 2021.
 
     **Raises** ValueError for another `pool`, a β that is not > 0, padding as large as the window, which would hold
     nothing, and as `ConvSynapse`.
@@ -260,8 +273,7 @@ class PoolSynapse(eqx.Module):
         if self.beta is None:
             pooled = jnp.mean(windows, axis=-2, where=inside)
         else:
-            beta = widened(self.beta)
-            pooled = logsumexp(beta * windows, axis=-2, where=inside) / beta
+            pooled = log_sum_exp(windows, widened(self.beta), axis=-2, where=inside)
         return -jnp.sum(pooled * widened(g2))
 
 
@@ -273,7 +285,7 @@ def _check_layer(synapse: ConvSynapse | PoolSynapse, g: Array, channels: int | N
 
 
 def _product(rows: Float[Array, "groups *counts a"], matrix: Float[Array, "groups a b"]) -> Array:
-    """Rows times the matrix of their group."""
+    """Multiplies rows by the matrix of their group."""
     if len(matrix) == 1:
         return jnp.matmul(rows, matrix[0], preferred_element_type=accumulator(rows, matrix))
     return jnp.einsum("g...a,gab->g...b", rows, matrix, preferred_element_type=accumulator(rows, matrix))

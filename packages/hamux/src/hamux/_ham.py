@@ -1,7 +1,9 @@
 """The hierarchical associative memory: a hypergraph of neuron layers and hypersynapses with one scalar energy."""
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, Protocol, TypeVar, overload
 
 import equinox as eqx
 import jax
@@ -9,29 +11,33 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ._binding import bind
+from ._binding import Module, bind
 from ._neurons import Neurons
 from ._precision import widened
 
 States = Mapping[str, Float[Array, "..."]]
 
+_Result = TypeVar("_Result")
 
-class HAM(eqx.Module):
+
+class HAM(Module):
     """E(g, x) = Σ_l leak_l · (g_l·x_l − L_l(x_l)) + Σ_c E_c(g_l1, g_l2, …), the energy of one example.
 
     - `neurons`: layers by name.
     - `synapses`: hypersynapses by name, Modules that map g's to a scalar.
     - `connections`: `((layer, layer, …), synapse)`, the layers in the order of the synapse's arguments. A synapse may
-      serve several connections, a layer may stand twice in one.
+      serve several connections, and a layer may stand twice in one.
 
-    States `xs` and activations `gs` are dicts by layer, and may be in half precision; energies are then in float32. A
-    HAM is a pytree whose leaves are arrays alone, so that `jax.jit`, `jax.grad` and `jax.vmap` take it as an argument.
+    States `xs` and activations `gs` are dicts by layer. They may be in half precision; energies are then in float32. A
+    HAM is a pytree of arrays: `jax.jit`, `jax.grad` and `jax.vmap` take it as an argument. `jax.jit` takes its methods,
+    too, and compiles the arrays as constants.
+
     Krotov, "Hierarchical Associative Memory", 2021; Hoover et al., "A Universal Abstraction for Hierarchical Hopfield
     Networks", 2022.
 
-    **Raises** ValueError when it is made, for an unknown layer or synapse, a wrong number of g's, activations that do
-    not fit a synapse, an energy that is no scalar or a synapse with a leaf that is no array; and when it is called, for
-    states with a missing or unknown layer or of a wrong shape.
+    **Raises** ValueError when it is made for an unknown layer or synapse, a wrong number of g's, activations that do
+    not fit a synapse, an energy that is no scalar, or a synapse with a leaf that is no array; and when it is called for
+    states with a missing or an unknown layer or of a wrong shape.
     """
 
     neurons: dict[str, Neurons]
@@ -44,7 +50,7 @@ class HAM(eqx.Module):
         synapses: Mapping[str, Callable[..., Array]],
         connections: Sequence[tuple[Sequence[str], str]],
     ):
-        # Sorted, as jax leaves every dict that it has rebuilt: one order before and after `jax.tree.map` or `jax.jit`.
+        # Sorted, as `jax.tree.map` and `jax.jit` return every dict: the order is the same before and after.
         self.neurons = dict(sorted(neurons.items()))
         self.synapses = {name: bind(synapse, f'synapse "{name}"') for name, synapse in sorted(synapses.items())}
         for connection in connections:
@@ -53,11 +59,10 @@ class HAM(eqx.Module):
         self.connections = tuple((tuple(layers), synapse) for layers, synapse in connections)
         if not self.neurons:
             raise ValueError("a HAM has at least one layer of neurons")
-        gs = {name: jax.ShapeDtypeStruct(n.shape, jnp.result_type(float)) for name, n in self.neurons.items()}
         for layers, synapse in self.connections:
-            self._check_connection(layers, synapse, gs)
+            self._check_connection(layers, synapse)
 
-    def _check_connection(self, layers: tuple[str, ...], name: str, gs: dict[str, jax.ShapeDtypeStruct]) -> None:
+    def _check_connection(self, layers: tuple[str, ...], name: str) -> None:
         connection = f"connection ({', '.join(map(repr, layers))}) via {name!r}".replace("'", '"')
         for layer in layers:
             if layer not in self.neurons:
@@ -65,13 +70,12 @@ class HAM(eqx.Module):
         if name not in self.synapses:
             raise ValueError(f'{connection} names a synapse "{name}"; this HAM has {_names(self.synapses)}')
         synapse = self.synapses[name]
-        inputs = [gs[layer] for layer in layers]
         try:
-            inspect.signature(synapse).bind(*inputs)
+            inspect.signature(synapse).bind(*layers)
         except TypeError as error:
-            raise ValueError(f"{connection} gives {len(inputs)} g's to {type(synapse).__name__}: {error}") from None
+            raise ValueError(f"{connection} gives {len(layers)} g's to {type(synapse).__name__}: {error}") from None
         try:
-            energy = jax.eval_shape(synapse, *inputs)
+            energy = jax.eval_shape(lambda: synapse(*(jnp.zeros(self.neurons[layer].shape) for layer in layers)))
         except (ValueError, TypeError) as error:
             shapes = ", ".join(f'"{layer}" {self.neurons[layer].shape}' for layer in layers)
             raise ValueError(f"{connection} does not fit its layers {shapes}: {error}") from error
@@ -79,13 +83,11 @@ class HAM(eqx.Module):
             found = getattr(energy, "shape", type(energy).__name__)
             raise ValueError(f"{connection} gives an energy of shape {found}; it must be one scalar")
 
-    def __hash__(self) -> int:
-        leaves, structure = jax.tree.flatten(self)
-        return hash((tuple(leaves), structure))
-
     def kinds(self) -> dict[str, dict[str, str]]:
-        """What each layer's Lagrangian is, `["neurons"][name]`, and each synapse, `["synapses"][name]`: "tanh" of
-        `lagr_tanh`, however it is wrapped, the name of a Module's class, "HopfieldSynapse"."""
+        """Returns the kind of each layer's Lagrangian, `["neurons"][name]`, and of each synapse, `["synapses"][name]`.
+
+        A kind is "tanh" for `lagr_tanh`, however it is wrapped, and the name of its class for a Module.
+        """
         return {
             "neurons": {
                 name: _kind(layer.lagrangian, "function", "lagrangian") for name, layer in self.neurons.items()
@@ -94,26 +96,27 @@ class HAM(eqx.Module):
         }
 
     def __str__(self) -> str:
-        """The layers with their shapes and Lagrangians, and the connections with what they join."""
+        """Lists the layers with their shapes and Lagrangians, and the connections with the layers that they join."""
         kinds = self.kinds()
         layers = [(name, str(layer.shape), kinds["neurons"][name]) for name, layer in self.neurons.items()]
         joined = [(name, kinds["synapses"][name], " – ".join(names)) for names, name in self.connections]
         widths = [max(map(len, column)) for column in zip(*layers, *joined, strict=True)]
         rows = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in [*layers, *joined]]
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(self))
+        parameters = sum(map(jnp.size, jax.tree.leaves(self)))
         title = f"HAM: {self.n_neurons} layers, {self.n_connections} connections, {parameters:,} parameters"
         return "\n  ".join([title, *("  ".join(row).rstrip() for row in rows)])
 
-    def _repr_pretty_(self, printer, cycle: bool) -> None:
+    def _repr_pretty_(self, printer: "_Printer", cycle: bool) -> None:
         printer.text(str(self))
 
     def _repr_html_(self) -> str | None:
-        """For notebooks, by treescope; where that is not installed they show the text."""
+        """Shows the HAM in a notebook, by treescope; without treescope the notebook shows the text."""
         try:
             import treescope
         except ModuleNotFoundError:
             return None
-        return treescope.render_to_html(self)
+        html: str = treescope.render_to_html(self)
+        return html
 
     @property
     def n_neurons(self) -> int:
@@ -128,47 +131,53 @@ class HAM(eqx.Module):
         return len(self.connections)
 
     def init_states(self, bs: int | None = None, *, key: PRNGKeyArray | None = None) -> dict[str, Array]:
-        """A state for every layer, with a leading batch axis for `bs`: zeros, or standard normal numbers from `key`."""
+        """Returns a state of every layer: zeros, or standard normal numbers from `key`; `bs` adds a batch axis."""
         if key is None:
             return {name: layer.init(bs) for name, layer in self.neurons.items()}
         keys = jr.split(key, len(self.neurons))
         return {name: layer.init(bs, key=k) for k, (name, layer) in zip(keys, self.neurons.items(), strict=True)}
 
     def activations(self, xs: States) -> dict[str, Array]:
-        """g_l = ∂L_l/∂x_l of every layer."""
+        """Returns g_l = ∂L_l/∂x_l of every layer."""
         self._check_layers("state", xs)
         return {name: layer.activations(xs[name]) for name, layer in self.neurons.items()}
 
     def neuron_energies(self, gs: States, xs: States) -> dict[str, Float[Array, ""]]:
-        """leak_l · (g_l·x_l − L_l(x_l)) by layer."""
+        """Returns leak_l · (g_l·x_l − L_l(x_l)) by layer."""
         self._check_layers("activation", gs)
         self._check_layers("state", xs)
         return {name: layer.energy(gs[name], xs[name]) for name, layer in self.neurons.items()}
 
     def connection_energies(self, gs: States) -> list[Float[Array, ""]]:
-        """E_c of every connection, in the order of `connections`."""
+        """Returns E_c of every connection, in the order of `connections`."""
         self._check_layers("activation", gs)
         return [widened(self.synapses[name](*(gs[layer] for layer in layers))) for layers, name in self.connections]
 
     def energy_tree(self, gs: States, xs: States) -> PyTree[Float[Array, ""]]:
-        """The energy in its parts, `{"neurons": {layer: …}, "connections": […]}`; they sum to `energy`."""
+        """Returns the parts of the energy, `{"neurons": {layer: …}, "connections": […]}`; they sum to `energy`."""
         return {"neurons": self.neuron_energies(gs, xs), "connections": self.connection_energies(gs)}
 
     def energy(self, gs: States, xs: States) -> Float[Array, ""]:
-        """The energy of the whole HAM."""
-        return jax.tree.reduce(jnp.add, self.energy_tree(gs, xs))
+        """Returns the energy of the whole HAM."""
+        return _total(self.energy_tree(gs, xs))
 
-    def dEdg(self, gs: States, xs: States, return_energy: bool = False):
-        """∂E/∂g of every layer, leak_l · x_l + Σ_c ∂E_c/∂g_l; with `return_energy`, `(energy, dEdg)`."""
+    @overload
+    def dEdg(self, gs: States, xs: States, return_energy: Literal[False] = False) -> dict[str, Array]: ...
+    @overload
+    def dEdg(self, gs: States, xs: States, return_energy: Literal[True]) -> tuple[Array, dict[str, Array]]: ...
+    def dEdg(
+        self, gs: States, xs: States, return_energy: bool = False
+    ) -> dict[str, Array] | tuple[Array, dict[str, Array]]:
+        """Returns ∂E/∂g of every layer, leak_l · x_l + Σ_c ∂E_c/∂g_l; with `return_energy`, `(energy, dEdg)`."""
         tree, gradient = self._energy_tree_and_dEdg(gs, xs)
-        return (jax.tree.reduce(jnp.add, tree), gradient) if return_energy else gradient
+        return (_total(tree), gradient) if return_energy else gradient
 
-    def _energy_tree_and_dEdg(self, gs: States, xs: States):
-        """The parts of the energy and its gradient, from one evaluation of the synapses."""
+    def _energy_tree_and_dEdg(self, gs: States, xs: States) -> tuple[PyTree[Array], dict[str, Array]]:
+        """Returns the parts of the energy and its gradient, from one evaluation of the synapses."""
 
-        def connections(gs):
+        def connections(gs: States) -> tuple[Array, list[Array]]:
             energies = self.connection_energies(gs)
-            return sum(energies), energies
+            return functools.reduce(jnp.add, energies), energies
 
         synaptic, energies = jax.grad(connections, has_aux=True)(dict(gs)) if self.connections else ({}, [])
         tree = {"neurons": self.neuron_energies(gs, xs), "connections": energies}
@@ -176,7 +185,7 @@ class HAM(eqx.Module):
         return tree, {name: own[name] + synaptic[name] if synaptic else own[name] for name in own}
 
     def vectorize(self) -> "VectorizedHAM":
-        """The same HAM with a leading batch axis on every state, activation and energy."""
+        """Returns the HAM with a leading batch axis on every state, activation and energy."""
         return VectorizedHAM(self)
 
     def unvectorize(self) -> "HAM":
@@ -202,7 +211,7 @@ class HAM(eqx.Module):
             raise ValueError(f"the {what}s are of batches of {sorted(batches)}; one size is expected")
 
 
-class VectorizedHAM(eqx.Module):
+class VectorizedHAM(Module):
     """A HAM whose states, activations and energies have a leading batch axis."""
 
     _ham: HAM
@@ -249,13 +258,23 @@ class VectorizedHAM(eqx.Module):
     def energy(self, gs: States, xs: States) -> Float[Array, " batch"]:
         return self._vmap(self._ham.energy, activation=gs, state=xs)
 
-    def dEdg(self, gs: States, xs: States, return_energy: bool = False):
-        return self._vmap(lambda gs, xs: self._ham.dEdg(gs, xs, return_energy), activation=gs, state=xs)
+    @overload
+    def dEdg(self, gs: States, xs: States, return_energy: Literal[False] = False) -> dict[str, Array]: ...
+    @overload
+    def dEdg(self, gs: States, xs: States, return_energy: Literal[True]) -> tuple[Array, dict[str, Array]]: ...
+    def dEdg(
+        self, gs: States, xs: States, return_energy: bool = False
+    ) -> dict[str, Array] | tuple[Array, dict[str, Array]]:
+        energies, gradients = self._vmap(
+            lambda gs, xs: self._ham.dEdg(gs, xs, return_energy=True), activation=gs, state=xs
+        )
+        return (energies, gradients) if return_energy else gradients
 
-    def _vmap(self, method: Callable, **values: States):
+    def _vmap(self, method: Callable[..., _Result], **values: States) -> _Result:
         for what, each in values.items():
             self._ham._check_layers(what, each, batched=True)
-        return jax.vmap(method)(*values.values())
+        result: _Result = jax.vmap(method)(*values.values())
+        return result
 
     def vectorize(self) -> "VectorizedHAM":
         return self
@@ -264,12 +283,24 @@ class VectorizedHAM(eqx.Module):
         return self._ham
 
 
-def _kind(thing, *wrappers: str) -> str:
-    """The name of a function or of a Module's class, looked for within the fields that are named."""
-    while inner := next((getattr(thing, field) for field in wrappers if hasattr(thing, field)), None):
-        thing = inner
-    return getattr(thing, "__name__", type(thing).__name__).removeprefix("lagr_")
+class _Printer(Protocol):
+    """What IPython gives to `_repr_pretty_`."""
+
+    def text(self, text: str) -> None: ...
 
 
-def _names(names) -> str:
+def _total(tree: PyTree[Array]) -> Float[Array, ""]:
+    total: Array = functools.reduce(jnp.add, jax.tree.leaves(tree))
+    return total
+
+
+def _kind(part: object, *wrappers: str) -> str:
+    """The name of a function or of a Module's class, within the fields that are named where it has one of them."""
+    while inner := next((getattr(part, field) for field in wrappers if hasattr(part, field)), None):
+        part = inner
+    name: str = getattr(part, "__name__", type(part).__name__)
+    return name.removeprefix("lagr_")
+
+
+def _names(names: Iterable[str]) -> str:
     return "[" + ", ".join(f'"{name}"' for name in sorted(names)) + "]"

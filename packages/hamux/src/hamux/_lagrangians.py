@@ -1,48 +1,60 @@
-"""Lagrangians: convex scalar functions of a layer's state whose gradient is the layer's activation.
+"""Lagrangians: scalar functions of a layer's state whose gradient is the layer's activation.
 
-Every `lagr_*` takes a state of any shape and returns one scalar. Element-wise ones sum over all axes; those that couple
-the units of one axis (`softmax`, `ghostmax`, `layernorm`, `spherical_norm`) treat every index of the other axes, a
-token, by itself and sum over the tokens. Krotov & Hopfield, "Large Associative Memory Problem in Neurobiology and
-Machine Learning", 2021; Hoover et al., "Energy Transformer", 2023, eq. 2 for the layer norm.
+Every `lagr_*` takes a state of any shape and returns one scalar. The element-wise ones sum over all axes. Those that
+couple the units of one axis (`softmax`, `ghostmax`, `layernorm`, `spherical_norm`) treat every index of the other axes,
+a token, by itself and sum over the tokens. Each declares for which parameters it is convex, see `hamux.certify`.
+
+Krotov & Hopfield, "Large Associative Memory Problem in Neurobiology and Machine Learning", 2021; Hoover et al., "Energy
+Transformer", 2023, eq. 2 for the layer norm.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
-from jax.nn import logsumexp, relu, softplus
-from jaxtyping import Array, Float
+from jax.nn import relu
+from jaxtyping import Array, Bool, Float
 
-from ._precision import widened
+from ._precision import log_sum_exp, widened
 
-_Function = TypeVar("_Function", bound=Callable)
+_Lagrangian = TypeVar("_Lagrangian", bound=Callable[..., Float[Array, ""]])
 
 
-def _lagrangian(**facts: Any) -> Callable[[_Function], _Function]:
-    """A Lagrangian that takes half precision in float32, and has the attributes that `hamux.certify` asks for."""
+def _lagrangian(**facts: Any) -> Callable[[_Lagrangian], _Lagrangian]:
+    """Makes a Lagrangian take half precision in float32, and declare `facts`."""
 
-    def define(function: Any) -> Any:
+    def define(function: _Lagrangian) -> _Lagrangian:
         @functools.wraps(function)
-        def in_float32(x, *parameters, **keywords):
+        def in_float32(x: Array, *parameters: Any, **keywords: Any) -> Float[Array, ""]:
             return function(widened(x), *map(widened, parameters), **{k: widened(v) for k, v in keywords.items()})
 
         vars(in_float32).update(facts)
-        return in_float32
+        return cast(_Lagrangian, in_float32)
 
     return define
 
 
-@_lagrangian(elementwise=True, lipschitz=1.0)
+def _positive(beta: float | Array) -> bool | Bool[Array, ""]:
+    return (beta > 0) & (beta < float("inf"))
+
+
+def _norm_is_convex(gamma: float | Array, eps: float | Array) -> bool | Bool[Array, ""]:
+    return (gamma >= 0) & (gamma < float("inf")) & (eps >= 0)
+
+
+@_lagrangian(convex=True, elementwise=True, lipschitz=1.0)
 def lagr_identity(x: Float[Array, "..."]) -> Float[Array, ""]:
     """L = ½ Σ x²; activation g = x."""
     return 0.5 * jnp.sum(x**2)
 
 
-@_lagrangian(elementwise=True)
-def lagr_repu(x: Float[Array, "..."], n: float | Array) -> Float[Array, ""]:
+@_lagrangian(convex=lambda n: (n >= 1) & (n < float("inf")), elementwise=True)
+def lagr_repu(x: Float[Array, "..."], n: int | float | Array) -> Float[Array, ""]:
     """L = (1/n) Σ max(x, 0)ⁿ; activation g = max(x, 0)ⁿ⁻¹, the rectified power unit. Convex for n ≥ 1.
+
+    An int n is an option, and its power a product; a float is a parameter.
 
     Krotov & Hopfield, "Dense Associative Memory for Pattern Recognition", 2016, eq. 3.
     """
@@ -51,7 +63,7 @@ def lagr_repu(x: Float[Array, "..."], n: float | Array) -> Float[Array, ""]:
     return jnp.sum(jnp.where(positive, jnp.where(positive, x, 1) ** n, 0)) / n
 
 
-@_lagrangian(elementwise=True, lipschitz=1.0)
+@_lagrangian(convex=True, elementwise=True, lipschitz=1.0)
 def lagr_relu(x: Float[Array, "..."]) -> Float[Array, ""]:
     """L = ½ Σ max(x, 0)²; activation g = max(x, 0)."""
     return jnp.sum(_half_square(x))
@@ -59,16 +71,16 @@ def lagr_relu(x: Float[Array, "..."]) -> Float[Array, ""]:
 
 @jax.custom_jvp
 def _half_square(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """½ max(x, 0)²; its derivative is given for speed, as one array max(x, 0) to keep and multiply."""
+    """½ max(x, 0)². Its derivative is given for speed, as one array max(x, 0) to keep and multiply."""
     return 0.5 * relu(x) ** 2
 
 
 _half_square.defjvps(lambda tangent, _, x: relu(x) * tangent)
 
 
-@_lagrangian(elementwise=True)
+@_lagrangian(convex=_positive, elementwise=True)
 def lagr_exp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
-    """L = (1/β) Σ exp(βx); activation g = exp(βx).
+    """L = (1/β) Σ exp(βx); activation g = exp(βx). Convex for β > 0.
 
     Overflows to inf where βx > 88.7 in float32 and 709.7 in float64; `lagr_softmax` has the same minima and does not.
     Demircigil et al., "On a Model of Associative Memory with Huge Storage Capacity", 2017.
@@ -76,67 +88,96 @@ def lagr_exp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, 
     return jnp.sum(jnp.exp(beta * x)) / beta
 
 
-@_lagrangian(elementwise=True)
+@_lagrangian(convex=_positive, elementwise=True)
 def lagr_rexp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
     """L = Σ exp(β max(x, 0))/β − max(x, 0); activation g = exp(β max(x, 0)) − 1, the rectified exponential.
 
-    Overflows to inf where βx > 88.7 in float32 and 709.7 in float64.
+    Convex for β > 0. Overflows to inf where βx > 88.7 in float32 and 709.7 in float64.
     """
     rectified = jnp.maximum(x, 0)
     return jnp.sum(jnp.exp(beta * rectified) / beta - rectified)
 
 
-@_lagrangian(elementwise=True)
+@_lagrangian(convex=_positive, elementwise=True)
 def lagr_tanh(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
-    """L = (1/β) Σ log cosh(βx); activation g = tanh(βx). Finite for every finite βx."""
+    """L = (1/β) Σ log cosh(βx); activation g = tanh(βx). Convex for β > 0. Finite for every finite x."""
     # Flat: XLA on a CPU runs an element-wise loop over a shape like (11, 11, 16) several times slower.
-    return jnp.sum(_log_cosh(beta * jnp.ravel(x))) / beta
+    return jnp.sum(_log_cosh(jnp.ravel(x), jnp.asarray(beta, x.dtype)))
 
 
-@_lagrangian(elementwise=True, binary=True)
+@_lagrangian(convex=True, elementwise=True, binary=True)
 def lagr_sign(x: Float[Array, "..."]) -> Float[Array, ""]:
     """L = Σ |x|; activation g = sign(x), ±1 and 0 at 0: the binary neuron, tanh's limit β → ∞. Hopfield, 1982."""
     return jnp.sum(jnp.abs(x))
 
 
 @jax.custom_jvp
-def _log_cosh(z: Float[Array, " n"]) -> Float[Array, " n"]:
-    """log cosh z, exact near 0, where |z| + log(1 + exp(−2|z|)) − log 2 cancels, and far from it; its derivative is
-    given for speed."""
-    a = jnp.abs(z)
+def _log_cosh(x: Float[Array, " n"], beta: Float[Array, ""]) -> Float[Array, " n"]:
+    """(1/β) log cosh(βx), exact near 0, where |z| + log(1 + exp(−2|z|)) − log 2 cancels, and far from it, where βx
+    overflows. Its derivative by x is given for speed."""
+    a = jnp.abs(beta * x)
     near = a < 1
     tail = jnp.where(near, jnp.expm1(-a) ** 2 / (2 * jnp.exp(-a)), jnp.exp(-2 * a))
-    return jnp.log1p(tail) + jnp.where(near, 0, a - jnp.log(2.0).astype(z.dtype))
+    far = jnp.sign(beta) * jnp.abs(x) - jnp.log(2.0).astype(x.dtype) / beta
+    return jnp.log1p(tail) / beta + jnp.where(near, 0, far)
 
 
-_log_cosh.defjvps(lambda tangent, _, z: jnp.tanh(z) * tangent)
+def _log_cosh_by_beta(tangent: Array, value: Array, x: Array, beta: Array) -> Array:
+    """(βx tanh(βx) − log cosh(βx)) / β², less what cancels where βx is large."""
+    a = jnp.minimum(jnp.abs(beta * x), 1e3)
+    e = jnp.exp(-2 * a)
+    far = jnp.log(2.0).astype(x.dtype) - jnp.log1p(e) - 2 * a * e / (1 + e)
+    return far / beta**2 * tangent
 
 
-@_lagrangian(elementwise=True)
+_log_cosh.defjvps(lambda tangent, _, x, beta: jnp.tanh(beta * x) * tangent, _log_cosh_by_beta)
+
+
+@_lagrangian(convex=lambda beta, scale: (beta * scale >= 0) & (beta != 0), elementwise=True)
 def lagr_sigmoid(x: Float[Array, "..."], beta: float | Array = 1.0, scale: float | Array = 1.0) -> Float[Array, ""]:
-    """L = (s/β) Σ log(1 + exp(βx)); activation g = s/(1 + exp(−βx)), with s = `scale`. Finite for every finite βx."""
-    return jnp.sum(softplus(beta * x)) * (scale / beta)
+    """L = (s/β) Σ log(1 + exp(βx)); activation g = s/(1 + exp(−βx)), with s = `scale`.
+
+    Convex for sβ ≥ 0, β ≠ 0. Finite for every finite x.
+    """
+    return scale * jnp.sum(_softplus(x, jnp.asarray(beta, x.dtype)))
 
 
-@_lagrangian(tokenwise=True)
+@jax.custom_jvp
+def _softplus(x: Float[Array, "..."], beta: Float[Array, ""]) -> Float[Array, "..."]:
+    """(1/β) log(1 + exp(βx)), also where βx overflows."""
+    top = jnp.where(beta > 0, jnp.maximum(x, 0), jnp.minimum(x, 0))
+    return top + jnp.log1p(jnp.exp(-jnp.abs(beta * x))) / beta
+
+
+def _softplus_by_beta(tangent: Array, value: Array, x: Array, beta: Array) -> Array:
+    """(βx σ(βx) − log(1 + exp(βx))) / β², which is even in βx, less what cancels where that is large."""
+    a = jnp.minimum(jnp.abs(beta * x), 1e3)
+    e = jnp.exp(-a)
+    return -(a * e / (1 + e) + jnp.log1p(e)) / beta**2 * tangent
+
+
+_softplus.defjvps(lambda tangent, _, x, beta: jax.nn.sigmoid(beta * x) * tangent, _softplus_by_beta)
+
+
+@_lagrangian(convex=_positive, tokenwise=lambda axis: axis)
 def lagr_softmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
-    """L = (1/β) Σ_tokens log Σ_axis exp(βx); activation g = softmax(βx) along `axis`.
+    """L = (1/β) Σ_tokens log Σ_axis exp(βx); activation g = softmax(βx) along `axis`. Convex for β > 0.
 
     Flat along the constant vector: states that differ by a constant have the same activation.
     """
-    return jnp.sum(logsumexp(beta * x, axis=axis)) / beta
+    return jnp.sum(log_sum_exp(x, beta, axis=axis))
 
 
-@_lagrangian(tokenwise=True)
+@_lagrangian(convex=_positive, tokenwise=lambda axis: axis)
 def lagr_ghostmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
-    """L = (1/β) Σ_tokens log(1 + Σ_axis exp(βx)); activation g = exp(βx) / (1 + Σ_axis exp(βx)).
+    """L = (1/β) Σ_tokens log(1 + Σ_axis exp(βx)); activation g = exp(βx) / (1 + Σ_axis exp(βx)). Convex for β > 0.
 
     A softmax with one more unit, a ghost, held at 0: it may attend to nothing, and L is strictly convex.
     """
-    return jnp.sum(softplus(logsumexp(beta * x, axis=axis))) / beta
+    return jnp.sum(log_sum_exp(x, beta, axis=axis, ghost=True))
 
 
-@_lagrangian(tokenwise=True)
+@_lagrangian(convex=_norm_is_convex, tokenwise=lambda axis: axis)
 def lagr_layernorm(
     x: Float[Array, "..."],
     gamma: float | Array = 1.0,
@@ -144,17 +185,17 @@ def lagr_layernorm(
     axis: int = -1,
     eps: float = 1e-5,
 ) -> Float[Array, ""]:
-    """L = Σ_tokens D γ √(var(x) + ε) + Σ δ·x; activation g = γ (x − mean(x)) / √(var(x) + ε) + δ.
+    """L = Σ_tokens D γ √(var(x) + ε) + Σ δ·x; activation g = γ (x − mean(x)) / √(var(x) + ε) + δ. Convex for γ ≥ 0.
 
-    Mean and variance are over `axis`, of length D. γ is a scalar ≥ 0 (a vector γ has no Lagrangian); δ is a scalar, or
-    a vector of the shape of one token when `axis` is the last. Flat along the constant vector.
+    Mean and variance are over `axis`, of length D. γ is a scalar (a vector γ has no Lagrangian); δ is a scalar, or a
+    vector of the shape of one token when `axis` is the last. Flat along the constant vector.
     Hoover et al., "Energy Transformer", 2023, eq. 2.
     """
     scale = jnp.sqrt(jnp.var(x, axis=axis) + eps)
     return x.shape[axis] * gamma * jnp.sum(scale) + jnp.sum(_per_unit(delta, x) * x)
 
 
-@_lagrangian(tokenwise=True)
+@_lagrangian(convex=_norm_is_convex, tokenwise=lambda axis: axis)
 def lagr_spherical_norm(
     x: Float[Array, "..."],
     gamma: float | Array = 1.0,
@@ -162,9 +203,9 @@ def lagr_spherical_norm(
     axis: int = -1,
     eps: float = 1e-5,
 ) -> Float[Array, ""]:
-    """L = Σ_tokens γ √(Σ_axis x² + ε) + Σ δ·x; activation g = γ x / √(Σ_axis x² + ε) + δ.
+    """L = Σ_tokens γ √(Σ_axis x² + ε) + Σ δ·x; activation g = γ x / √(Σ_axis x² + ε) + δ. Convex for γ ≥ 0.
 
-    γ is a scalar ≥ 0; δ is a scalar, or a vector of the shape of one token when `axis` is the last.
+    γ is a scalar; δ is a scalar, or a vector of the shape of one token when `axis` is the last.
     """
     norm = jnp.sqrt(jnp.sum(x**2, axis=axis) + eps)
     return gamma * jnp.sum(norm) + jnp.sum(_per_unit(delta, x) * x)

@@ -1,6 +1,8 @@
-"""Questions about an energy landscape: its fixed points, their basins, what lies between two states."""
+"""An energy landscape: its fixed points, their basins, and what lies between two states."""
 
+import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,6 +11,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from ._batches import without_explicit_axes
+from ._checks import whole
 from ._dynamics import Clamp, relax
 from ._ham import HAM, States, VectorizedHAM
 from ._methods import Method
@@ -16,11 +20,11 @@ from ._precision import widened
 
 
 class FixedPoints(eqx.Module):
-    """The fixed points that a set of starts comes to; every array has the starts as its leading axis.
+    """The fixed points that a set of starts leads to. Every array has the starts as its leading axis.
 
-    - `xs`, `energies`, `converged`: where each start came to.
+    - `xs`, `energies`, `converged`: where each start leads.
     - `first`: the first start that converged to the same fixed point, −1 for none.
-    - `memory`: the memory that was reached, by its index, −1 for none of them; when memories were given.
+    - `memory`: the index of the memory that was reached, −1 for none; None when no memories were given.
     """
 
     xs: dict[str, Array]
@@ -36,12 +40,14 @@ class FixedPoints(eqx.Module):
 
     @property
     def spurious(self) -> Bool[Array, " starts"]:
-        """The starts that came to a fixed point that is no memory.
+        """The starts that lead to a fixed point which is not a memory.
 
         **Raises** ValueError when no memories were given.
         """
         if self.memory is None:
-            raise ValueError("what is spurious depends on the memories; give them to fixed_points(memories=…)")
+            raise ValueError(
+                "which fixed points are spurious depends on the memories; give them to fixed_points(memories=…)"
+            )
         return self.converged & (self.memory < 0)
 
 
@@ -53,19 +59,21 @@ def fixed_points(
     within: float = 0.1,
     tol: float = 1e-5,
     max_steps: int = 500,
-    method: Method | None = None,
+    method: Method[Any] | None = None,
     clamp: Clamp | None = None,
 ) -> FixedPoints:
-    """The fixed points reached from the starts `xs`, which have a leading axis, as have the states `memories`.
+    """Finds the fixed points that the starts `xs` lead to.
 
-    Two states are the same when no activation of theirs differs by more than `within`. The others as in `relax`.
+    `xs` and `memories` have a leading axis. Two states are the same when none of their activations differ by more than
+    `within`. The other arguments are those of `relax`.
     """
     together = ham.vectorize()
     out = relax(together, xs, tol=tol, max_steps=max_steps, method=method, clamp=clamp)
-    gs = together.activations(out.xs)
-    memory = None if memories is None else _first_alike(gs, together.activations(memories), within)
-    energies = together.energy(gs, out.xs)
-    return FixedPoints(out.xs, energies, out.converged, _first_alike(gs, gs, within, out.converged), memory)
+    assert out.energies is not None
+    assert out.converged is not None
+    first = _first_alike(together, out.xs, out.xs, within, out.converged)
+    memory = None if memories is None else _first_alike(together, out.xs, memories, within)
+    return FixedPoints(out.xs, out.energies[:, -1], out.converged, first, memory)
 
 
 def basin(
@@ -79,14 +87,18 @@ def basin(
     within: float = 0.1,
     tol: float = 1e-5,
     max_steps: int = 500,
-    method: Method | None = None,
+    method: Method[Any] | None = None,
     clamp: Clamp | None = None,
 ) -> Float[Array, " levels"]:
-    """The size of a memory's basin: of its copies corrupted to each level, the share that comes back.
+    """Measures the basin of a memory: for each level of damage, the share of its copies that come back.
 
-    `corrupt(key, memory, level)` damages the states of one example. A copy has come back when it converges to where the
-    memory itself does, no activation off by more than `within`; where it does not, none has. The others as in `relax`.
+    `corrupt(key, memory, level)` damages the states of one example. A copy comes back when it converges to where the
+    memory itself does, no activation off by more than `within`. Where the memory does not converge, no copy comes back.
+    The other arguments are those of `relax`.
+
+    **Raises** ValueError for `copies` < 1.
     """
+    copies = int(whole("copies", copies, "a share needs at least one copy"))
     levels = jnp.asarray(levels)
     keys = jr.split(key, (len(levels), copies))
     damage = jax.vmap(jax.vmap(corrupt, (0, None, None)), (0, None, 0))
@@ -97,7 +109,7 @@ def basin(
 
 
 def energy_between(ham: HAM | VectorizedHAM, start: States, end: States, points: int = 101) -> Float[Array, " points"]:
-    """The energy at `points` states on the straight line from `start` to `end`, both included."""
+    """Returns the energy at `points` states on the straight line from `start` to `end`, both included."""
     return energy_plane(ham, start, end, end, jnp.linspace(0, 1, points), jnp.zeros(1))[0]
 
 
@@ -109,43 +121,56 @@ def energy_plane(
     a: Float[Array, " columns"],
     b: Float[Array, " rows"],
 ) -> Float[Array, "rows columns"]:
-    """The energy at the states origin + a (first − origin) + b (second − origin), for every `b` and every `a`."""
+    """Returns the energy at origin + a (first − origin) + b (second − origin), for every `b` and every `a`."""
     one = ham.unvectorize()
     one._check_layers("state", origin)
 
-    def energy(b, a):
+    def energy(b: Float[Array, ""], a: Float[Array, ""]) -> Float[Array, ""]:
         xs = {
             name: x + a.astype(x.dtype) * (first[name] - x) + b.astype(x.dtype) * (second[name] - x)
             for name, x in origin.items()
         }
         return one.energy(one.activations(xs), xs)
 
-    return jax.jit(jax.vmap(jax.vmap(energy, (None, 0)), (0, None)))(jnp.asarray(b), jnp.asarray(a))
+    plane: Array = jax.jit(jax.vmap(jax.vmap(energy, (None, 0)), (0, None)))(jnp.asarray(b), jnp.asarray(a))
+    return plane
 
 
 def plane_coordinates(
     origin: States, first: States, second: States, xs: Mapping[str, Float[Array, "points ..."]]
 ) -> Float[np.ndarray, "points 2"]:
-    """The a and b of `energy_plane` whose states lie nearest to each of `xs`, by least squares."""
+    """Returns the a and b of `energy_plane` whose states lie nearest to each of `xs`, by least squares."""
 
-    def flat(states, leading):
-        return np.concatenate([np.asarray(x).reshape(*leading, -1) for _, x in sorted(states.items())], axis=-1)
+    def flat(states: Mapping[str, Array | np.ndarray]) -> np.ndarray:
+        rows = [np.asarray(x).reshape(len(x), math.prod(np.shape(x)[1:])) for _, x in sorted(states.items())]
+        return np.concatenate(rows, axis=1)
 
-    start = flat(origin, ())
-    axes = np.stack([flat(first, ()) - start, flat(second, ()) - start], axis=-1)
-    points = flat(xs, (len(next(iter(xs.values()))),)) - start
-    return np.linalg.lstsq(axes, points.T, rcond=None)[0].T
+    ends = ({name: np.asarray(x)[None] for name, x in end.items()} for end in (origin, first, second))
+    start, first_end, second_end = map(flat, ends)
+    axes = np.concatenate([first_end - start, second_end - start]).T
+    points = flat(xs) - start
+    coordinates: np.ndarray = np.linalg.lstsq(axes, points.T, rcond=None)[0].T
+    return coordinates
 
 
 def _first_alike(
-    gs: States, others: States, within: float, counted: Bool[Array, " others"] | bool = True
+    ham: VectorizedHAM, xs: States, others: States, within: float, counted: Bool[Array, " others"] | bool = True
 ) -> Int[Array, " count"]:
-    """For each of `gs` the index of the first of `others` that is counted and within `within` of it, −1 for none."""
+    """Returns for each of `xs` the index of the first of `others` that is counted and within `within`, −1 for none."""
 
-    def find(g):
-        gaps = [jnp.abs(widened(others[name]) - widened(g[name])[None]) for name in g]
-        near = [jnp.all(gap.reshape(len(gap), -1) <= within, axis=1) for gap in gaps]
-        alike = jnp.all(jnp.stack(near), axis=0) & counted
-        return jnp.where(jnp.any(alike), jnp.argmax(alike), -1)
+    def find_all(
+        ham: VectorizedHAM, xs: States, others: States, counted: Bool[Array, " others"]
+    ) -> Int[Array, " count"]:
+        gs: dict[str, Array] = jax.tree.map(widened, ham.activations(xs))
+        candidates: dict[str, Array] = jax.tree.map(widened, ham.activations(others))
 
-    return jax.lax.map(find, dict(gs))
+        def find(g: dict[str, Array]) -> Array:
+            gaps = [jnp.abs(candidates[name] - g[name][None]) for name in g]
+            near = [jnp.all(gap <= within, axis=tuple(range(1, gap.ndim))) for gap in gaps]
+            alike = jnp.all(jnp.stack(near), axis=0) & counted
+            return jnp.where(jnp.any(alike), jnp.argmax(alike), -1)
+
+        starts, choices = (len(next(iter(each.values()))) for each in (gs, candidates))
+        return jax.lax.map(find, gs) if starts and choices else jnp.full(starts, -1)
+
+    return without_explicit_axes(find_all, (xs, others))(ham, dict(xs), dict(others), jnp.asarray(counted))

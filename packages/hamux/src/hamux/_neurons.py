@@ -1,7 +1,6 @@
 """Neurons: a layer of dynamical variables, described by its Lagrangian."""
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -10,18 +9,21 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._binding import bind
+from ._binding import Module, bind
+from ._checks import sizes
 from ._precision import widened
 
 
-class Neurons(eqx.Module):
+class Neurons(Module):
     """A layer of neurons with state x, activation g = ∂L/∂x and energy leak · (g·x − L(x)).
 
     The state lives outside the layer: `init` makes one, every method takes it.
 
-    - `lagrangian`: L, a convex function of a state that returns a scalar. Its parameters are learned when jax can see
-      them: `jax.tree_util.Partial(lagr_softmax, beta=2.0)` or an Equinox Module; a bare function has none.
-    - `shape`: of one state, without a batch axis; an int stands for one axis.
+    - `lagrangian`: L, a convex function of a state that returns a scalar. Its parameters can be learned where they are
+      bound to it: `jax.tree_util.Partial(lagr_softmax, beta=2.0)`, or an Equinox Module. A bare function has none. Of
+      what a `Partial` binds, an int is a parameter where the function annotates that argument as a float or an array,
+      and an option, such as an axis, elsewhere.
+    - `shape`: of one state, without a batch axis; an int means one axis.
     - `tau`: the time constant of τ dx/dt = −∂E/∂g, in units of time; > 0.
     - `leak`: the weight of the layer's own energy; 1 for a textbook HAM, 0 for a layer that only the synapses move.
 
@@ -30,14 +32,16 @@ class Neurons(eqx.Module):
     **Raises** ValueError for a `tau` or `leak` out of range, or a Lagrangian that gives no scalar on `shape`.
     """
 
-    lagrangian: Callable
+    lagrangian: Callable[..., Array]
     shape: tuple[int, ...] = eqx.field(static=True)
     tau: float = eqx.field(static=True)
     leak: float = eqx.field(static=True)
 
-    def __init__(self, lagrangian: Callable, shape: int | tuple[int, ...], tau: float = 1.0, leak: float = 1.0):
+    def __init__(
+        self, lagrangian: Callable[..., Array], shape: int | Sequence[int], tau: float = 1.0, leak: float = 1.0
+    ):
         self.lagrangian = bind(lagrangian, "the Lagrangian")
-        self.shape = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
+        self.shape = sizes("shape", shape)
         self.tau = float(tau)
         self.leak = float(leak)
         if not (math.isfinite(self.tau) and self.tau > 0):
@@ -46,27 +50,27 @@ class Neurons(eqx.Module):
             raise ValueError(f"leak is {leak}; it is finite and at least 0 (1 for a textbook layer, 0 for none)")
         if any(size < 1 for size in self.shape):
             raise ValueError(f"shape is {self.shape}; every axis has at least one neuron")
-        # A fresh function: jax compares those it is given, and a Module that is traced compares to no truth value.
-        value = jax.eval_shape(lambda x: self.lagrangian(x), jax.ShapeDtypeStruct(self.shape, jnp.result_type(float)))
+        value = jax.eval_shape(lambda: self.lagrangian(jnp.zeros(self.shape)))
         if getattr(value, "shape", None) != ():
             found = getattr(value, "shape", type(value).__name__)
             raise ValueError(f"the Lagrangian gives {found} on a state of shape {self.shape}; it must give one scalar")
 
     def init(self, bs: int | None = None, *, key: PRNGKeyArray | None = None) -> Float[Array, "..."]:
-        """A state of `shape`, or of `(bs, *shape)`: zeros, or standard normal numbers from `key`."""
-        shape = self.shape if not bs else (bs, *self.shape)
+        """Returns a state of `shape`, or of `(bs, *shape)`: zeros, or standard normal numbers from `key`."""
+        shape = self.shape if bs is None else (bs, *self.shape)
         return jnp.zeros(shape) if key is None else jr.normal(key, shape)
 
     def activations(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """g = ∂L/∂x, of the state's shape."""
-        return jax.grad(lambda x: self.lagrangian(widened(x)))(x)
+        """Returns g = ∂L/∂x, of the state's shape."""
+        g: Array = jax.grad(lambda x: self.lagrangian(widened(x)))(x)
+        return g
 
     def g(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Short for `activations`."""
+        """Is short for `activations`."""
         return self.activations(x)
 
     def energy(self, g: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, ""]:
-        """leak · (g·x − L(x)), the Legendre transform of L; its derivative by g is leak · x."""
+        """Returns leak · (g·x − L(x)), the Legendre transform of L. Its derivative by g is leak · x."""
         g, x = widened(g), widened(x)
         if self.leak == 0:
             return jnp.zeros((), x.dtype)

@@ -1,8 +1,8 @@
 """Hypersynapses: Modules that take the activations of one, two, three or more layers and return a scalar energy.
 
-A synapse of one's own is any Module with `__call__(self, *gs) -> scalar`. Those below take one example, without a
-batch axis (`jax.vmap` or `ham.vectorize()` adds one), and raise ValueError, naming both shapes, when g's do not fit.
-`curvature` and `multilinear` are what they declare of their energy, see `hamux.certify`.
+Any Module with `__call__(self, *gs) -> scalar` is a synapse. Those below take one example, without a batch axis
+(`jax.vmap` or `ham.vectorize()` adds one), and raise ValueError, naming both shapes, when the g's do not fit. By
+`curvature` and `multilinear` they declare the shape of their energy, see `hamux.certify`.
 """
 
 import functools
@@ -16,16 +16,17 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from einops import rearrange
-from jax.nn import logsumexp, relu
+from jax.nn import relu
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from ._binding import bind
-from ._checks import positive, whole
+from ._binding import Module, bind
+from ._checks import positive, sizes, whole
+from ._facts import Number, either, holds, known, settled
 from ._lagrangians import lagr_relu
-from ._precision import accumulator, widened
+from ._precision import accumulator, log_sum_exp, softmax, widened
 
 
-class DenseSynapse(eqx.Module):
+class DenseSynapse(Module):
     """E = −Σ W[i, j, …] g1[i] g2[j] …: every unit of each layer with every unit of the others.
 
     `W` has one axis a layer, `(d1, d2, …)`, the sizes of the layers' last axes. Leading axes (tokens) broadcast against
@@ -36,7 +37,7 @@ class DenseSynapse(eqx.Module):
     multilinear: ClassVar[bool] = True
 
     def __init__(self, key: PRNGKeyArray, d1: int, d2: int, *more: int):
-        self.W = 0.02 * jr.normal(key, (d1, d2, *more))
+        self.W = 0.02 * jr.normal(key, sizes("the sizes of the layers", (d1, d2, *more)))
 
     def __call__(self, *gs: Float[Array, "..."]) -> Float[Array, ""]:
         if len(gs) != self.W.ndim:
@@ -57,15 +58,15 @@ class DenseSynapse(eqx.Module):
         return -jnp.sum(jnp.einsum(formula, *gs, self.W, preferred_element_type=accumulator(*gs, self.W)))
 
 
-class BiasSynapse(eqx.Module):
+class BiasSynapse(Module):
     """E = −Σ b·g, a constant input to one layer. Leading axes (tokens) that `b` lacks share it."""
 
     b: Float[Array, "..."]
     curvature: ClassVar[float] = 0.0
     multilinear: ClassVar[bool] = True
 
-    def __init__(self, key: PRNGKeyArray, shape: int | tuple[int, ...]):
-        self.b = 0.02 * jr.normal(key, (shape,) if isinstance(shape, int) else shape)
+    def __init__(self, key: PRNGKeyArray, shape: int | Sequence[int]):
+        self.b = 0.02 * jr.normal(key, sizes("shape", shape))
 
     def __call__(self, g: Float[Array, "..."]) -> Float[Array, ""]:
         leading = g.ndim - self.b.ndim
@@ -74,15 +75,16 @@ class BiasSynapse(eqx.Module):
         return -jnp.sum(jnp.sum(widened(g), axis=tuple(range(leading))) * widened(self.b))
 
 
-class _Stored(eqx.Module):
-    """What the synapses of stored memories share."""
+class _Stored(Module):
+    """A synapse that stores memories."""
 
     xi: tuple[Float[Array, "memories dim"], ...]
 
     def store(self, *patterns: Float[ArrayLike, "memories dim"]) -> Self:
-        """This synapse with the rows of `patterns`, an array a layer, as its memories instead; any number of them.
+        """Returns the synapse with the rows of `patterns`, any number of them, as its memories; one array a layer.
 
-        **Raises** ValueError, naming their shapes and those that are stored, for another number of arrays, dim or rows.
+        **Raises** ValueError, naming their shapes and those that are expected, for another number of arrays, another
+        dim, or arrays of unequally many rows.
         """
         xi = tuple(jnp.asarray(pattern, self.xi[0].dtype) for pattern in patterns)
         shapes = [pattern.shape for pattern in xi]
@@ -90,7 +92,8 @@ class _Stored(eqx.Module):
         if rows == 0 or shapes != [(rows, dim) for dim in self._dims]:
             expected = " and ".join(f"(memories, {dim})" for dim in self._dims)
             raise ValueError(f"patterns are of shapes {shapes}; this synapse stores {expected}, one row a memory")
-        return eqx.tree_at(lambda synapse: synapse.xi, self, xi)
+        stored: Self = eqx.tree_at(lambda synapse: synapse.xi, self, xi)
+        return stored
 
     @property
     def _dims(self) -> tuple[int, ...]:
@@ -108,28 +111,40 @@ class _Stored(eqx.Module):
 class HopfieldSynapse(_Stored):
     """E = −Σ_tokens L(h) with h = Σ_layers g ξᵀ: a dense layer of `memories` hidden neurons, integrated out.
 
-    `xi` holds one matrix `(memories, dim)` a connected layer, so that row μ of all of them is one stored memory; `dim`
-    is an int for one layer, a sequence for several. `lagrangian` is that of the hidden neurons and picks the memory:
+    `xi` holds one matrix `(memories, dim)` for each connected layer; row μ of all of them is one stored memory. `dim`
+    is an int for one layer, a sequence for several. `lagrangian`, that of the hidden neurons, selects the memory:
     `lagr_relu` for the Energy Transformer's Hopfield block, `lagr_repu` for the polynomial and `lagr_exp` for the
-    exponential dense memory, `lagr_softmax` for the modern Hopfield network. E is concave in the g's together, so that
-    on layers of leak 1 a descent step with dt/τ ≤ 1 goes down.
+    exponential dense memory, `lagr_softmax` for the modern Hopfield network. Where L is convex E is concave in the g's
+    together, and on layers of leak 1 a descent step with dt/τ ≤ 1 goes down.
 
     Krotov & Hopfield, 2016, eq. 2; Ramsauer et al., "Hopfield Networks is All You Need", 2021, eq. 2;
     Krotov & Hopfield, 2021; Hoover et al., "Energy Transformer", 2023.
     """
 
-    lagrangian: Callable
-    curvature: ClassVar[float] = 0.0
+    lagrangian: Callable[..., Array]
 
-    def __init__(self, key: PRNGKeyArray, dim: int | Sequence[int], memories: int, lagrangian: Callable = lagr_relu):
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        dim: int | Sequence[int],
+        memories: int,
+        lagrangian: Callable[..., Array] = lagr_relu,
+    ):
         self.xi = _random_memories(key, dim, memories)
         self.lagrangian = bind(lagrangian, "the hidden neurons' Lagrangian")
+
+    @property
+    def curvature(self) -> Number:
+        return either(holds(self.lagrangian, "convex"), 0.0, math.inf)
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
         return -self.lagrangian(self._hidden(gs))
 
     def attribution(self, *gs: Float[Array, "... dim"]) -> Float[Array, "... memories"]:
-        """Each memory's share of the force −∂E/∂g = Σ_μ L'(h)_μ ξ_μ: L'(h) over its sum; 1/memories where that is 0."""
+        """Returns each memory's share of the force −∂E/∂g = Σ_μ L'(h)_μ ξ_μ.
+
+        That is L'(h) over its sum, and 1/memories where the sum is 0.
+        """
         return _shares(jax.grad(self.lagrangian)(self._hidden(gs)))
 
     def _hidden(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
@@ -143,11 +158,13 @@ class KernelSynapse(_Stored):
     - `"gaussian"`, κ(u) = exp(−u): log-sum-exp. On identity layers of leak 0 the step with dt/τ = 1 is
       x ← Σ_μ softmax(−β/2 d²)_μ ξ_μ, and every step with dt/τ ≤ 1 goes down.
     - `"epanechnikov"`, κ(u) = max(1 − u, 0): log-sum-ReLU. A memory is felt within the distance √(2/β) and recalled
-      exactly; beyond all of them E is flat. 10⁻⁶ is added to the sum to keep E finite there.
+      exactly. Beyond all of them E is flat: 10⁻⁶ is added to the sum, so that E stays finite.
 
-    It brings the layer's own ½‖g‖² with it: join it to layers of `leak=0`. `xi` is as in `HopfieldSynapse`, β a leaf.
-    Between patterns of one norm the Gaussian is Ramsauer et al., 2021, eq. 2, up to a constant. Between others the
-    inner product prefers the longest pattern wherever one looks; the distance does not.
+    The energy contains the layer's own ½‖g‖²: join it to layers of `leak=0`. `xi` is as in `HopfieldSynapse`; β > 0 is
+    a parameter. Between patterns of one norm the Gaussian is Ramsauer et al., 2021, eq. 2, up to a constant. Between
+    others the inner product favours the longest pattern everywhere; the distance does not.
+
+    **Raises** ValueError for another `kernel`, and a β that is not > 0.
 
     Hoover, Shi, Balasubramanian, Krotov & Ram, "Dense Associative Memory with Epanechnikov Energy", 2025, eq. 3.
     """
@@ -156,9 +173,9 @@ class KernelSynapse(_Stored):
     kernel: Literal["gaussian", "epanechnikov"] = eqx.field(static=True)
 
     @property
-    def curvature(self) -> float | None:
-        """The Gaussian's is ½‖g‖² less a log-sum-exp of linear functions, for every β > 0."""
-        return 1.0 if self.kernel == "gaussian" else None
+    def curvature(self) -> Number | None:
+        """The Gaussian is ½‖g‖² less a log-sum-exp of linear functions, for every β > 0."""
+        return either(settled(known(self.beta) > 0), 1.0, math.inf) if self.kernel == "gaussian" else None
 
     def __init__(
         self,
@@ -175,35 +192,41 @@ class KernelSynapse(_Stored):
         self.kernel = kernel
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
-        u = self._distances(gs)
+        distances, beta = self._distances(gs), widened(self.beta)
         if self.kernel == "gaussian":
-            log_density = logsumexp(-u, axis=-1)
-        else:
-            log_density = jnp.log(1e-6 + jnp.sum(relu(1 - u), axis=-1))
-        return -jnp.sum(log_density) / widened(self.beta)
+            return -jnp.sum(log_sum_exp(-distances, beta))
+        within_reach: Array = jnp.sum(relu(1 - beta * distances), axis=-1)
+        return -jnp.sum(jnp.log(1e-6 + within_reach) / beta)
 
     def attribution(self, *gs: Float[Array, "... dim"]) -> Float[Array, "... memories"]:
-        """Each memory's share of the force −∂E/∂g ∝ Σ_μ −κ'(u_μ) (ξ_μ − g): softmax(−u), or an equal part for each
-        memory within reach, 1/memories if there is none."""
-        u = self._distances(gs)
-        return jax.nn.softmax(-u, axis=-1) if self.kernel == "gaussian" else _shares((u < 1).astype(u.dtype))
+        """Returns each memory's share of the force −∂E/∂g ∝ Σ_μ −κ'(u_μ) (ξ_μ − g).
+
+        That is softmax(−u) for the Gaussian. For the other kernel every memory within reach has an equal share, and
+        every memory 1/memories where none is.
+        """
+        distances, beta = self._distances(gs), widened(self.beta)
+        if self.kernel == "gaussian":
+            return softmax(-distances, beta)
+        return _shares((beta * distances < 1).astype(distances.dtype))
 
     def _distances(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
+        """½ Σ_layers ‖g − ξ_μ‖²."""
         self._check(gs)
         distances = [_half_square_distances(g, xi) for g, xi in zip(gs, self.xi, strict=True)]
-        return widened(self.beta) * functools.reduce(jnp.add, distances)
+        return functools.reduce(jnp.add, distances)
 
 
-class AttentionSynapse(eqx.Module):
+class AttentionSynapse(Module):
     """E = −(1/β) Σ_heads Σ_q log Σ_k exp(β K_k · Q_q) with K = W_K g, Q = W_Q g: attention as an energy.
 
     g is `(tokens, dim)`; `Wk`, `Wq` are `(heads, head_dim, dim)`; `beta` is 1/√head_dim unless given. Every token
-    attends to every token, and to itself unless `attend_self` is False. Not concave in g: no step size is certified.
+    attends to every token, and to itself unless `attend_self` is False. E is not concave in g: no step size is
+    certified.
 
     With P_qk the softmax over k of β K_k · Q_q, ∂E/∂Q_q = −Σ_k P_qk K_k is attention whose values are the keys, and
-    ∂E/∂K_k = −Σ_q P_qk Q_q. These closed forms are what `jax.grad` meets; with `closed_form=False` it goes through the
-    log-sum-exp. Of each example they hold `at_once` scores K_k · Q_q at most, or those of one query, so that memory
-    grows with tokens, not with tokens² (`tests/benchmarks/energy_transformer.py`).
+    ∂E/∂K_k = −Σ_q P_qk Q_q. `jax.grad` uses these closed forms; with `closed_form=False` it differentiates the
+    log-sum-exp. The closed forms hold at most `at_once` scores K_k · Q_q of each example, or those of one query, so
+    that memory grows with tokens, not with tokens² (`tests/benchmarks/energy_transformer.py`).
 
     Hoover et al., "Energy Transformer", 2023, eq. 3.
 
@@ -229,11 +252,11 @@ class AttentionSynapse(eqx.Module):
         at_once: int = 2**20,
         closed_form: bool = True,
     ):
-        for name, number in {"heads": heads, "head_dim": head_dim}.items():
-            whole(name, number, "at least one")
+        given = {"heads": heads, "head_dim": head_dim, "dim": dim}
+        shape = tuple(whole(name, number, "at least one") for name, number in given.items())
         key_k, key_q = jr.split(key)
-        self.Wk = 0.02 * jr.normal(key_k, (heads, head_dim, dim))
-        self.Wq = 0.02 * jr.normal(key_q, (heads, head_dim, dim))
+        self.Wk = 0.02 * jr.normal(key_k, shape)
+        self.Wq = 0.02 * jr.normal(key_q, shape)
         self.beta = 1 / math.sqrt(head_dim) if beta is None else float(positive("beta", beta))
         self.attend_self = attend_self
         self.at_once = whole("at_once", at_once, "at least one score is held at a time")
@@ -242,13 +265,14 @@ class AttentionSynapse(eqx.Module):
     def __call__(self, g: Float[Array, "tokens dim"]) -> Float[Array, ""]:
         keys, queries = self._keys_and_queries(g)
         if self.closed_form:
-            return _attention_energy(keys, queries, self.beta, self.attend_self, self.at_once)
-        return -jnp.sum(logsumexp(_scores(keys, queries, self.beta, self.attend_self), axis=-2)) / self.beta
+            energy: Array = _attention_energy(keys, queries, self.beta, self.attend_self, self.at_once)
+            return energy
+        return -jnp.sum(log_sum_exp(_scores(keys, queries, self.attend_self), self.beta, axis=-2))
 
     def attention(self, g: Float[Array, "tokens dim"]) -> Float[Array, "heads tokens tokens"]:
-        """P, how much each token, the second axis, attends to each, the third: softmax over k of β K_k · Q_q."""
+        """Returns P, how much each token (second axis) attends to each (third): softmax over k of β K_k · Q_q."""
         keys, queries = self._keys_and_queries(g)
-        return jax.nn.softmax(_scores(keys, queries, self.beta, self.attend_self), axis=-2).swapaxes(-1, -2)
+        return softmax(_scores(keys, queries, self.attend_self), self.beta, axis=-2).swapaxes(-1, -2)
 
     def _keys_and_queries(self, g: Float[Array, "tokens dim"]) -> Float[Array, "2 heads tokens head_dim"]:
         heads, _, dim = self.Wk.shape
@@ -263,12 +287,11 @@ class AttentionSynapse(eqx.Module):
 def _scores(
     keys: Float[Array, "... tokens head_dim"],
     queries: Float[Array, "... queries head_dim"],
-    beta: float,
     attend_self: bool,
     first: int | Array = 0,
 ) -> Float[Array, "... tokens queries"]:
-    """β K_k · Q_q, −∞ where a query, of which the first is token `first`, may not attend to its own token."""
-    scores = beta * (keys @ queries.swapaxes(-1, -2))
+    """K_k · Q_q, −∞ where a query may not attend to its own token. The first query is that of token `first`."""
+    scores = keys @ queries.swapaxes(-1, -2)
     if attend_self:
         return scores
     own = jnp.arange(keys.shape[-2])[:, None] == (first + jnp.arange(queries.shape[-2]))[None]
@@ -281,7 +304,9 @@ def _attention_energy(keys: Array, queries: Array, beta: float, attend_self: boo
 
 
 @_attention_energy.defjvp
-def _(beta, attend_self, at_once, primals, tangents):
+def _(
+    beta: float, attend_self: bool, at_once: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     (keys, queries), (keys_dot, queries_dot) = primals, tangents
     energy, pull_keys, pull_queries = _attention(keys, queries, beta, attend_self, at_once)
     return energy, -jnp.sum(pull_keys * keys_dot) - jnp.sum(pull_queries * queries_dot)
@@ -294,24 +319,27 @@ def _attention(
     attend_self: bool,
     at_once: int,
 ) -> tuple[Float[Array, ""], Float[Array, "heads tokens head_dim"], Float[Array, "heads tokens head_dim"]]:
-    """The energy, −∂E/∂keys and −∂E/∂queries, of all heads together where that is at most `at_once` scores, else of
-    one head and a block of its queries after another: each softmax is whole, nothing is computed twice."""
+    """The energy, −∂E/∂keys and −∂E/∂queries.
+
+    All heads are computed together where that is at most `at_once` scores, else one head and one block of its queries
+    after another. Each softmax is whole, and nothing is computed twice.
+    """
     heads, tokens, _ = keys.shape
 
-    def of_block(keys, queries, first):
-        scores = _scores(keys, queries, beta, attend_self, first)
+    def of_block(keys: Array, queries: Array, first: int | Array) -> tuple[Array, Array, Array]:
+        scores = _scores(keys, queries, attend_self, first)
         top = jax.lax.stop_gradient(jnp.max(scores, axis=0, keepdims=True))
-        weights = jnp.exp(scores - top)
+        weights = jnp.exp(beta * (scores - top))  # in this order, see `log_sum_exp`
         total = jnp.sum(weights, axis=0, keepdims=True)
-        # One exponential a score, and what is normalised are the few that go in or come out.
-        energy = -jnp.sum(top + jnp.log(total)) / beta
+        # One exponential for each score. The few arrays that go in and come out are normalised, not the scores.
+        energy = -jnp.sum(top + jnp.log(total) / beta)
         return energy, weights @ (queries / total.T), (keys.T @ weights / total).T
 
-    def of_head(block, keys, queries):
+    def of_head(block: int, keys: Array, queries: Array) -> tuple[Array, Array, Array]:
         count, rest = divmod(tokens, block)
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
-        def add(total, at):
+        def add(total: tuple[Array, Array], at: tuple[Array, int | Array]) -> tuple[tuple[Array, Array], Array]:
             energy, pull_keys, pull_queries = of_block(keys, *at)
             return (total[0] + energy, total[1] + pull_keys), pull_queries
 
@@ -322,18 +350,19 @@ def _attention(
         if rest:
             total, last = add(total, (queries[count * block :], count * block))
             pulls = jnp.concatenate([pulls, last])
-        return *total, pulls
+        return total[0], total[1], pulls
 
     if heads * tokens**2 <= at_once:
-        energies, *pulls = jax.vmap(lambda keys, queries: of_block(keys, queries, 0))(keys, queries)
+        energies, *pulls = jax.vmap(functools.partial(of_block, first=0))(keys, queries)
     else:
         block = min(tokens, max(1, at_once // tokens))
         energies, *pulls = jax.lax.map(lambda head: of_head(block, *head), (keys, queries))
-    return jnp.sum(energies), *pulls
+    pull_keys, pull_queries = pulls
+    return jnp.sum(energies), pull_keys, pull_queries
 
 
 def _random_memories(key: PRNGKeyArray, dim: int | Sequence[int], memories: int) -> tuple[Array, ...]:
-    dims = (dim,) if isinstance(dim, int) else tuple(dim)
+    dims, memories = sizes("dim", dim), whole("memories", memories, "at least one is stored")
     return tuple(0.02 * jr.normal(k, (memories, d)) for k, d in zip(jr.split(key, len(dims)), dims, strict=True))
 
 

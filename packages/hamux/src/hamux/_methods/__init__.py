@@ -3,6 +3,7 @@
 from ._anderson import Anderson as Anderson
 from ._asynchronous import Asynchronous as Asynchronous
 from ._backtracking import Backtracking as Backtracking
+from ._certified import Certified as Certified
 from ._explicit import Explicit as Explicit
 from ._gauss_seidel import GaussSeidel as GaussSeidel
 from ._langevin import Langevin as Langevin

@@ -1,6 +1,7 @@
 """The differential equation itself, by a solver of diffrax."""
 
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -9,33 +10,35 @@ from jaxtyping import Array
 
 from .._checks import positive
 from .._precision import widened
-from ._method import Method, Point, Problem, Step
+from ._method import Method, Problem, Step
 
 if TYPE_CHECKING:
     import diffrax
 
 
-class ODE(Method):
-    """x ← x(dt), where τ dx/dt = −∂E/∂g from x(0) = x, solved by `diffrax` within `rtol`·|x| + `atol`.
+class ODE(Method[tuple[()]]):
+    """Solves τ dx/dt = −∂E/∂g over a time `dt` in each step, with `diffrax`, within an error of `rtol`·|x| + `atol`.
 
-    - `solver`: any of diffrax with an error estimate: `diffrax.Tsit5()`, or for stiff ones `diffrax.Kvaerno5()`.
-    - `dt`: the time between two points of the record, in units of τ's; the solver takes steps of its own in between,
-      each of which costs evaluations of ∂E/∂g, and raises where it takes more than diffrax's limit of them.
+    - `solver`: any of diffrax's that estimates its error: `diffrax.Tsit5()`, or `diffrax.Kvaerno5()` for stiff
+      equations.
+    - `dt`: the time from one point of the record to the next, in units of τ's. In between the solver takes steps of its
+      own, each of which costs evaluations of ∂E/∂g. It raises when it needs more than diffrax's limit of them.
 
-    `relax` ends it in the steady state. Along the exact solution E never rises, dE/dt = −Σ (1/τ) ∂E/∂g·∂²L/∂x²·∂E/∂g,
-    on any HAM; along the computed one, by no more than its error. Kidger, "On Neural Differential Equations", 2021.
+    `relax` ends in the steady state. Along the exact solution E never rises, on any HAM:
+    dE/dt = −Σ (1/τ) ∂E/∂g·∂²L/∂x²·∂E/∂g. Along the computed one it rises by no more than its error. Kidger, "On Neural
+    Differential Equations", 2021.
 
-    **Raises** ImportError without diffrax, which `pip install hamux[ode]` brings; ValueError for a `dt` that is no
-    finite number > 0, or a solver without an error estimate.
+    **Raises** ImportError without diffrax, which `pip install hamux[ode]` installs; ValueError for a `dt` that is not a
+    finite number > 0, or a solver that does not estimate its error.
     """
 
-    solver: "diffrax.AbstractSolver" = eqx.field(static=True)
+    solver: "diffrax.AbstractSolver[Any]" = eqx.field(static=True)
     controller: "diffrax.PIDController" = eqx.field(static=True)
     dt: float | Array
 
     def __init__(
         self,
-        solver: "diffrax.AbstractSolver",
+        solver: "diffrax.AbstractSolver[Any]",
         dt: float | Array = 1.0,
         *,
         rtol: float = 1e-3,
@@ -48,13 +51,13 @@ class ODE(Method):
         self.controller = diffrax.PIDController(rtol=rtol, atol=atol)
         self.dt = positive("dt", dt)
 
-    def step(self, problem: Problem, point: Point, state: tuple[()]) -> Step:
+    def step(self, problem: Problem, xs: dict[str, Array], state: tuple[()]) -> Step[tuple[()]]:
         diffrax = _diffrax()
-        wide, start = jax.tree.map(widened, (problem, point.xs))  # the error of a step is below half precision
+        wide, start = jax.tree.map(widened, (problem.knowing(None), xs))  # the error of a step is below half precision
 
-        def velocity(t, xs, args):
-            dEdg = wide.ham.dEdg(wide.ham.activations(xs), xs)
-            return wide.descent(point._replace(xs=xs, dEdg=dEdg), 1.0)
+        def velocity(t: Array, xs: dict[str, Array], args: None) -> dict[str, Array]:
+            change: dict[str, Array] = wide.descent(wide.evaluate(xs), 1.0)
+            return change
 
         # In the dtype of the states: a Python float would be a float64 where jax has them.
         time = jnp.asarray(self.dt, jnp.result_type(*start.values()))
@@ -68,11 +71,10 @@ class ODE(Method):
             stepsize_controller=self.controller,
         )
         assert flow.ys is not None
-        end = {name: x[-1].astype(point.xs[name].dtype) for name, x in flow.ys.items()}
-        return Step(problem.evaluate(end), state)
+        return Step({name: x[-1].astype(xs[name].dtype) for name, x in flow.ys.items()}, state)
 
 
-def _diffrax():
+def _diffrax() -> ModuleType:
     try:
         import diffrax
     except ImportError as error:
