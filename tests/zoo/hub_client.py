@@ -15,8 +15,10 @@ COMMAND = Path(sys.executable).with_name("hamux-zoo")
 REPO = "me/mine"
 
 
-def a_model(seed=0, pixels=3, memories=4):
-    config = DenseHopfieldConfig(shape=(pixels, pixels, 1), memories=memories, classes=2, energy="polynomial")
+def a_model(seed=0, pixels=3, memories=4, names=()):
+    config = DenseHopfieldConfig(
+        shape=(pixels, pixels, 1), memories=memories, classes=2, class_names=names, energy="polynomial"
+    )
     return DenseHopfield(config, key=jr.key(seed))
 
 

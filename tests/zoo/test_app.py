@@ -1,5 +1,6 @@
 """The page of `hamux-zoo app`: what it makes of a canvas, and, in a real browser, that it can be used."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -10,15 +11,19 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gradio
+import jax
+import jax.random as jr
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from hub_client import COMMAND
 from PIL import Image
+from ring_memory import Ring, RingConfig
 from selenium import webdriver
 
-from hamux_zoo import app, from_pretrained, list_pretrained, load_samples
-from hamux_zoo._demo import samples_for
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, from_pretrained, list_pretrained, load_samples
+from hamux_zoo.show import app, samples_for
 
 SEVEN = load_samples("mnist").images[0]
 
@@ -57,10 +62,11 @@ def test_magenta_erases_and_other_colours_draw():
 )
 def test_every_memory_can_be_watched_and_goes_down(name):
     model = from_pretrained(name)
-    sample = canvas(samples_for(name, model).images[0])
-    frames = [*app._recall(name, sample, "the lower half", 5, 1.0, 0, 0.0)]
+    sample = canvas(samples_for(name, model.config)[1].images[0])
+    frames = [*app._recall(name, sample, "the lower half", 5, app._FREE, 0, 0.0)]
     assert len(frames) == 6
-    _, curve, said, last = frames[-1]
+    _, curve, said, shown = frames[-1]
+    last = shown[0]
     assert last.shape == model.config.shape
     assert f"Step 5 of 5, energy {curve['energy'].iloc[-1]:.4g}" in said
     assert curve["energy"].iloc[-1] < curve["energy"].iloc[0]
@@ -72,34 +78,115 @@ def test_every_memory_can_be_watched_and_goes_down(name):
 
 @pytest.mark.slow
 def test_noise_is_taken_away_where_no_pixel_is_held():
-    (*_, (_, _, _, last)) = app._recall("dense-hopfield-mnist", canvas(SEVEN), "nothing", 10, 1, 0, 0.4)
+    (*_, (_, _, _, shown)) = app._recall("dense-hopfield-mnist", canvas(SEVEN), "nothing", 10, app._FREE, 0, 0.4)
     noisy = SEVEN + 0.4 * np.random.default_rng(0).normal(size=SEVEN.shape)
-    assert np.mean((last - SEVEN) ** 2) < 0.5 * np.mean((noisy - SEVEN) ** 2)
+    assert np.mean((shown[0] - SEVEN) ** 2) < 0.5 * np.mean((noisy - SEVEN) ** 2)
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """The address of an app that was started from the command line."""
+PATTERNS = np.random.default_rng(0).choice([-1.0, 1.0], size=(3, 6, 4))
+
+
+def save_spins(path):
+    """Saves a memory of grey pictures in [-1, 1] with named classes, and returns its folder."""
+    model = DenseHopfield(DenseHopfieldConfig(shape=(6, 4), low=-1, high=1), key=jr.key(0))
+    model.store(PATTERNS, np.arange(3)).with_config(class_names=("a", "b", "c")).save_pretrained(path / "spins")
+    return path / "spins"
+
+
+@pytest.fixture
+def ring(tmp_path):
+    """The folder of a memory that someone else wrote, which can only recall."""
+    saved = tmp_path / "a ring"
+    with jax.enable_x64(False):
+        Ring(RingConfig(shape=(3, 2, 1)), key=jr.key(0)).save_pretrained(saved)
+        yield str(saved)
+
+
+def test_a_third_party_s_memory_is_shown(ring, monkeypatch):
+    monkeypatch.setattr(app, "from_pretrained", Ring.from_pretrained)
+    drawn, sample, steps, label, _, _, shelf, *_ = app._begin(ring, 1)
+    assert not sample["interactive"]  # no samples have its shape
+    assert "none of this shape" in sample["info"]
+    assert np.asarray(Image.open(drawn["value"]["background"])).max() == 0
+    assert steps["value"] == 3  # its own
+    assert not label["interactive"]
+    assert not shelf["visible"]
+    assert app._memories(ring) == []
+    *_, (_, curve, said, shown) = app._recall(ring, canvas(np.ones((3, 2, 1))), "the lower half", 5, app._FREE, 0, 0.0)
+    assert len(curve) == 6
+    assert "named" not in said
+    np.testing.assert_array_equal(shown[0][0], 1)
+    with pytest.raises(gradio.Error, match="there is no picture yet"):
+        next(app._recall(ring, {"background": None, "layers": []}, "nothing", 5, app._FREE, 0, 0.0))
+
+
+def test_a_memory_of_another_range_shows_its_classes_and_memories(tmp_path):
+    name = str(save_spins(tmp_path))
+    _, _, _, label, beta, _, shelf, *_ = app._begin(name, 1)
+    assert label["choices"] == [app._FREE, "a", "b", "c"]
+    assert label["interactive"]
+    assert beta["interactive"]
+    assert shelf["visible"]
+    assert len(app._memories(name)) == 3
+    white = canvas((PATTERNS[1][..., None] + 1) / 2)
+    *_, (_, _, said, shown) = app._recall(name, white, "the lower half", 20, app._FREE, 0, 0.0)
+    np.testing.assert_allclose(shown[0], PATTERNS[1], atol=1e-3)
+    assert said.endswith("It is named: b</p>")
+    *_, (_, _, said, shown) = app._recall(name, white, "everything", 20, "c", 0, 0.0)
+    np.testing.assert_allclose(shown[0], PATTERNS[2], atol=1e-3)
+    share = app._weight(name, shown, gradio.SelectData(None, {"index": 2, "value": None}))
+    assert "Its share in what was recalled: 100.00%" in share
+
+
+def test_patterns_that_are_no_pictures_are_refused(tmp_path):
+    DenseHopfield(DenseHopfieldConfig(shape=(6,), memories=2), key=jr.key(0)).save_pretrained(tmp_path / "row")
+    with pytest.raises(ValueError, match=r"patterns of shape \(6,\) cannot be shown as pictures; expected"):
+        app.make_app(str(tmp_path / "row"))
+
+
+@contextlib.contextmanager
+def serving(folder, *names):
+    """The address of an app that is started from the command line."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("app") / "log"
+    log = folder / "log"
     with log.open("wb") as file:
-        serving = subprocess.Popen(
-            [COMMAND, "app", "--port", str(port)], stdout=file, stderr=file, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-        )
+        command = [COMMAND, "app", *names, "--port", str(port)]
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     address = f"http://127.0.0.1:{port}/"
     for _ in range(240):
         try:
             urllib.request.urlopen(address, timeout=5).close()
             break
         except OSError:
-            assert serving.poll() is None, log.read_text()
+            assert process.poll() is None, log.read_text()
             time.sleep(0.5)
     yield address
-    serving.terminate()
-    serving.wait()
+    process.terminate()
+    process.wait()
     assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("app")) as address:
+        yield address
+
+
+@pytest.mark.slow
+def test_memories_that_are_named_are_served(tmp_path):
+    name = str(save_spins(tmp_path))
+    with serving(tmp_path, name, "et-small-mnist") as address:
+        client = Client(address, download_files=tmp_path / "downloads", verbose=False)
+        blank, sample, *_ = client.predict(name, 1, api_name="/_begin")
+        assert "draw or load one" in sample["info"]
+        given = {"background": handle_file(blank["value"]["background"]), "layers": [], "composite": None}
+        *_, (_, _, said) = client.submit(name, given, "everything", 5, "b", 0, 0, api_name="/_recall")
+        assert "Step 5 of 5" in said
+        assert "It is named: b" in said
+        choices = client.view_api(return_format="dict")["named_endpoints"]["/_begin"]["parameters"][0]["type"]["enum"]
+        assert choices == [name, "et-small-mnist"]
 
 
 @pytest.mark.slow
@@ -125,7 +212,7 @@ def test_twenty_sessions_at_once_for_a_minute(page, tmp_path):
         while time.monotonic() < end:
             picture = client.predict(name, 1 + number % 4, api_name="/_begin")[0]["value"]["background"]
             given = {"background": handle_file(picture), "layers": [], "composite": None}
-            *_, (_, _, said) = client.submit(name, given, "the lower half", 5, 1, 0, 0, api_name="/_recall")
+            *_, (_, _, said) = client.submit(name, given, "the lower half", 5, app._FREE, 0, 0, api_name="/_recall")
             assert "Step 5 of 5" in said
             for shown in [picture, *(each["image"] for each in client.predict(name, api_name="/_memories"))]:
                 Image.open(shown).load()

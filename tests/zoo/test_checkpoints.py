@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hamux_zoo._checkpoints import Checkpoints
+from hamux_zoo.training._checkpoints import Checkpoints
 
 
 def state_of(step):
@@ -69,7 +69,7 @@ def test_bits_that_changed_are_noticed(folder, monkeypatch):
 def test_when_none_can_be_read_it_is_an_error_not_a_new_beginning(folder):
     damage(folder / "2")
     damage(folder / "3")
-    with pytest.raises(OSError, match=r"of the checkpoints \[3, 2\] .* none can be read"):
+    with pytest.raises(OSError, match=r"none of the checkpoints \[3, 2\] .* can be read"):
         Checkpoints(folder).restore(state_of(0))
 
 

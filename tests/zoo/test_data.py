@@ -13,12 +13,19 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_images, load_samples, stream_images
-from hamux_zoo._augmentation import AUGMENTATIONS, augment
-from hamux_zoo._corruptions import gaussian_noise, hide_part, salt_and_pepper, upper_half
-from hamux_zoo._data import Images, Source, read, split_off
-from hamux_zoo._devices import Placement
-from hamux_zoo._loader import batches
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, Recipe, finetune, load_images, load_samples, stream_images
+from hamux_zoo.data import (
+    AUGMENTATIONS,
+    Images,
+    Source,
+    augment,
+    batches,
+    gaussian_noise,
+    read,
+    salt_and_pepper,
+    split_off,
+)
+from hamux_zoo.pixels import from_picture, hide_part, upper_half
 
 
 def saved(folder, images, **columns):
@@ -91,17 +98,18 @@ def test_a_revision_of_a_data_set(hub, digits, tmp_path):
 def test_a_data_set_that_the_hub_does_not_show(hub, digits):
     for name in ("someone/none", "someone/secret"):
         hub.add("someone/secret", {"a.parquet": b""}, kind="datasets", private=True)
-        with pytest.raises(
-            FileNotFoundError, match=f'"{name}" is neither a folder with a data set nor one that the Hub'
-        ):
+        with pytest.raises(FileNotFoundError, match=f'"{name}" is neither a folder with a data set nor one on the Hub'):
             load_images(name)
 
 
 def test_the_card_of_a_run_says_what_it_is_from(hub, digits, tmp_path):
     model = DenseHopfield(DenseHopfieldConfig(shape=(4, 4, 1), memories=4, classes=3), key=jr.key(0))
-    options = {"steps": 2, "batch_size": 4, "quiet": True, "workdir": tmp_path / "run"}
-    base = "dense-hopfield-mnist"
-    finetune(model, "someone/digits", base_model=base, **options)
+    base, recipe = "dense-hopfield-mnist", Recipe(steps=2, batch_size=4)
+
+    def draw(path, lines, rows, titles):
+        (path / "samples.png").write_bytes(b"a picture")
+
+    finetune(model, "someone/digits", recipe, base_model=base, workdir=tmp_path / "run", draw=draw, quiet=True)
     card = ModelCard.load(tmp_path / "run/model/README.md")
     assert card.data.datasets == ["someone/digits"]
     assert card.data.base_model == base
@@ -178,11 +186,11 @@ def test_a_parquet_file_and_a_folder_are_streamed_as_they_are_read(tmp_path, pho
     np.testing.assert_array_equal(resized, load_images(photos, shape=(8, 8, 1)).images)
     monkeypatch.setenv("HOME", str(photos.parent))
     np.testing.assert_array_equal(load_images("~/photos", shape=(8, 8, 1)).images, resized)
-    with pytest.raises(ValueError, match="say which `shape`"):
+    with pytest.raises(ValueError, match="give the `shape`"):
         list(stream_images(photos))
     with pytest.raises(ValueError, match='has no split "test"'):
         stream_images(path, "test")
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="`batch_size` is 0; expected a whole number of at least 1"):
         stream_images(path, batch_size=0)
     (tmp_path / "torn.parquet").write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"torn.parquet\" cannot be read"):
@@ -225,20 +233,35 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+def test_a_picture_of_any_kind_becomes_an_image_of_the_shape(tmp_path):
+    wide = Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(4, 6, 3))
+    wide.save(file := tmp_path / "wide.png")
+    for picture in (wide, file, str(file), file.read_bytes()):
+        image = from_picture(picture, (4, 4, 3))
+        assert image.dtype == np.float32
+        np.testing.assert_array_equal(image, np.asarray(wide, np.float32)[:, 1:5] / 255)
+        assert from_picture(picture, (2, 8, 1)).shape == (2, 8, 1)
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(deep := tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"mode I;16; expected 8 bits a channel"):
+        from_picture(deep, (4, 4, 1))
+    with pytest.raises(ValueError, match=r"`shape` has 2 channels; images from files have one of \[1, 3, 4\]"):
+        from_picture(wide, (4, 4, 2))
+
+
 def test_photos_of_many_sizes_and_modes_become_alike(photos):
     source = read(photos, shape=(16, 16, 3))
     assert source.images.images.shape == (6, 16, 16, 3)
     assert source.names == ("cats", "dogs")
     np.testing.assert_array_equal(source.images.labels, [0, 0, 0, 1, 1, 1])
-    assert source.notes == ("3 of 6 images were brought to 16 × 16 pixels",)
+    assert source.notes == ("3 of 6 images were resized to 16 × 16 pixels",)
     np.testing.assert_array_equal(source.images.images[5, [0, 15], 8, 0], [255, 0])
     np.testing.assert_array_equal(load_images(photos, shape=(16, 16, 3)).images[5, [0, 15], 8, 0], [1, 0])
     assert load_images(photos, shape=(8, 8, 1)).images.shape == (6, 8, 8, 1)
-    with pytest.raises(ValueError, match=r"several sizes or modes \(.* × .* RGB.*\); say which `shape`"):
+    with pytest.raises(ValueError, match=r"several sizes or modes \(.* × .* RGB.*\); give the `shape`"):
         load_images(photos)
-    with pytest.raises(ValueError, match=r"shape is \(28, 28\); images have three"):
+    with pytest.raises(ValueError, match=r"`shape` is \(28, 28\); expected three whole numbers"):
         load_images(photos, shape=(28, 28))
-    with pytest.raises(ValueError, match="images of 2 channels"):
+    with pytest.raises(ValueError, match="`shape` has 2 channels"):
         load_images(photos, shape=(8, 8, 2))
 
 
@@ -247,7 +270,7 @@ def test_a_corrupt_image_is_named_and_left_out_only_on_demand(photos):
     (photos / "cats/broken.png").write_bytes(whole[: len(whole) // 2])
     (photos / "dogs/text.png").write_text("not an image")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(photos / "dogs/deep.png")
-    with pytest.raises(ValueError, match=r"cats/broken.png cannot be read: .*--skip-bad"):
+    with pytest.raises(ValueError, match=r"cats/broken.png cannot be read: .*`skip_bad=True` leaves such images out"):
         load_images(photos, shape=(8, 8, 3))
     source = read(photos, shape=(8, 8, 3), skip_bad=True)
     assert len(source.images.images) == 6
@@ -283,6 +306,13 @@ def test_arrays_and_tables_are_data_too():
     np.testing.assert_array_equal((255 * images[..., 0]).round(), grey)
     np.testing.assert_array_equal(labels, [0, 1, 2, 1])
     assert load_images(images).labels is None
+    floats = grey[..., None] / np.float32(255)
+    for each in (jnp.asarray(grey), floats.tolist(), list(grey), jnp.asarray(floats)):
+        found = load_images((each, jnp.array([0, 1, 2, 1])), shape=[5, np.int64(6), 1])
+        np.testing.assert_allclose(found.images, images, atol=1e-6)
+        np.testing.assert_allclose(load_images(each).images, images, atol=1e-6)
+    halves = load_images(jnp.asarray(floats, jnp.bfloat16)).images
+    assert halves.dtype == np.float32
     table = datasets.Dataset.from_dict({"image": list(grey)}, features=datasets.Features({"image": datasets.Image()}))
     np.testing.assert_array_equal(load_images(table).images, images)
     assert load_images(datasets.DatasetDict({"test": table}), "test").labels is None
@@ -291,15 +321,21 @@ def test_arrays_and_tables_are_data_too():
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (np.zeros((2, 4, 4)), [0, 1, 2], "labels of shape .* for 2 images"),
-        (np.zeros((2, 4, 4)), [0.0, 1.0], "expected one integer an image"),
-        (np.zeros((2, 4, 4)), [-1, 1], "labels from -1 to 1; expected classes"),
-        (np.zeros((2, 4, 4)), [0, 2**32], "labels from 0 to 4294967296; expected classes"),
+        (np.zeros((2, 4, 4)), [0, 1, 2], "labels have shape .* for 2 images"),
+        (np.zeros((2, 4, 4)), [0.0, 1.0], "expected one whole number for each image"),
+        (np.zeros((2, 4, 4)), [-1, 1], "labels range from -1 to 1; expected classes"),
+        (np.zeros((2, 4, 4)), [0, 2**32], "labels range from 0 to 4294967296; expected classes"),
         (np.zeros((2, 4, 4), np.uint16), None, "dtype uint16; expected bytes"),
-        (np.zeros((4, 4)), None, r"images of shape \(4, 4\)"),
-        (np.zeros((0, 4, 4)), None, "images of shape"),
-        (np.full((2, 4, 4), 255.0), None, "images from 255.0 to 255.0; expected floats in"),
-        (np.full((2, 4, 4), np.nan), None, "images from nan to nan"),
+        (np.zeros((4, 4)), None, r"images have shape \(4, 4\)"),
+        (np.zeros((0, 4, 4)), None, "images have shape"),
+        (np.full((2, 4, 4), 255.0), None, r"images range from 255 to 255; expected floats in \[0, 1\], or bytes"),
+        (np.linspace(-1, 1, 32).reshape(2, 4, 4), None, "images range from -1 to 1; expected"),
+        (np.array([0.0, np.inf, 0.0, 0.5] * 8).reshape(2, 4, 4), None, "images range from 0 to inf; expected"),
+        (np.array([0.0, np.nan, 0.0, 0.5] * 8).reshape(2, 4, 4), None, "images are NaN in 8 of 32 places"),
+        (jnp.full((2, 4, 4), 2, jnp.bfloat16), None, "images range from 2 to 2"),
+        ([[[0, 255], [3, 4]]], None, "dtype int64; expected bytes, .* uint8"),
+        ([np.zeros((4, 4)), np.zeros((4, 5))], None, "images cannot be made an array"),
+        (np.zeros((2, 4, 4)), ["cat", "dog"], "labels have shape .* expected one whole number"),
         (np.zeros((2, 4, 4), complex), None, "dtype complex128"),
     ],
 )
@@ -309,11 +345,11 @@ def test_arrays_that_are_no_images_are_refused(images, labels, message):
 
 
 def test_arrays_are_not_resized_and_labels_are_among_the_names(tmp_path):
-    with pytest.raises(ValueError, match=r"images of shape \(4, 4, 1\); the model takes \(8, 8, 1\)"):
+    with pytest.raises(ValueError, match=r"images have shape \(4, 4, 1\); the model takes \(8, 8, 1\)"):
         load_images(np.zeros((2, 4, 4)), shape=(8, 8, 1))
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=2)})
     table = datasets.Dataset.from_dict({"image": [np.zeros((4, 4), np.uint8)] * 2, "label": [0, -1]}, features=features)
-    with pytest.raises(ValueError, match="labels from -1 to 0"):
+    with pytest.raises(ValueError, match="labels range from -1 to 0"):
         load_images(table)
     with pytest.raises(ValueError, match=r"has columns \['text'\]; expected one of images"):
         load_images(datasets.Dataset.from_dict({"text": ["a"]}))
@@ -325,27 +361,29 @@ def test_a_share_is_held_out():
     assert sorted([*rest.labels, *held_out.labels]) == list(range(10))
     assert len(held_out.labels) == 3
     np.testing.assert_array_equal(held_out.images.ravel(), held_out.labels)
-    with pytest.raises(ValueError, match=r"10 images cannot be parted into 0\.99 held out"):
+    with pytest.raises(
+        ValueError, match=r"`validation` is 0\.99, which leaves no images .* of 10; `validation=0` holds none out"
+    ):
         split_off(data, 0.99, seed=0)
 
 
 def test_every_pass_shows_every_image_once_in_a_new_order_and_the_loader_goes_on_where_it_was():
     data = Images(np.arange(10.0).reshape(10, 1, 1, 1), np.arange(10))
-    placement = Placement.over_all_devices(4, False)
-    loader = batches(data, 4, 0, placement)
+    rows = slice(0, 4)
+    loader = batches(data, 4, 0, rows)
     seen = [next(loader) for _ in range(5)]
     labels = np.concatenate([batch.labels for batch in seen])
     assert sorted(labels[:10]) == sorted(labels[10:]) == list(range(10))
     assert list(labels[:10]) != list(labels[10:])
     np.testing.assert_array_equal(np.concatenate([batch.images for batch in seen]).ravel(), labels)
-    again = batches(data, 4, 0, placement)
+    again = batches(data, 4, 0, rows)
     for _ in range(3):
         next(again)
     state = again.get_state()
-    other = batches(data, 4, 0, placement)
+    other = batches(data, 4, 0, rows)
     other.set_state(state)
     np.testing.assert_array_equal(next(other).labels, seen[3].labels)
-    in_order = batches(data, 4, None, placement)
+    in_order = batches(data, 4, None, rows)
     np.testing.assert_array_equal([*next(in_order).labels, *next(in_order).labels], range(8))
 
 

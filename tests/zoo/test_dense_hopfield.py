@@ -60,7 +60,7 @@ def test_a_stored_pattern_is_recalled_from_its_half(energy):
     model, patterns = stored(energy, beta=0.22 if energy == "epanechnikov" else None)
     known = jnp.arange(16).reshape(SHAPE) < 8
     for pattern in patterns:
-        result = model.retrieve(jnp.where(known, pattern, jnp.nan), known)
+        result = model.recall(jnp.where(known, pattern, jnp.nan), known)
         assert result.converged
         np.testing.assert_allclose(result.x, pattern, atol=0.02)
         np.testing.assert_array_equal(result.x[known], pattern[known])
@@ -71,10 +71,10 @@ def test_a_stored_pattern_is_recalled_from_its_half(energy):
 def test_a_noisy_pattern_goes_to_the_stored_one(energy):
     model, patterns = stored(energy)
     cue = patterns[2] + 0.2 * np.random.default_rng(3).normal(size=SHAPE)
-    result = model.retrieve(cue.clip(0, 1), trajectory=True)
+    result = model.recall(cue.clip(0, 1), path=True)
     np.testing.assert_allclose(result.x, patterns[2], atol=0.02)
-    np.testing.assert_allclose(result.trajectory[0], cue.clip(0, 1), atol=1e-4)
-    np.testing.assert_allclose(result.trajectory[-1], result.x)
+    np.testing.assert_allclose(result.path.x[0], cue.clip(0, 1), atol=1e-4)
+    np.testing.assert_allclose(result.path.x[-1].clip(0, 1), result.x)
     assert np.argmax(model.attribution(patterns[2])) == 2
 
 
@@ -90,7 +90,7 @@ def test_attribution_sums_to_one_even_where_no_memory_is_felt(energy):
 
 def test_far_from_every_epanechnikov_memory_nothing_moves():
     model, patterns = stored("epanechnikov", count=1, beta=1.0)
-    result = model.retrieve(1 - patterns[0])
+    result = model.recall(1 - patterns[0])
     assert result.converged
     np.testing.assert_allclose(result.x, 1 - patterns[0])
 
@@ -98,7 +98,7 @@ def test_far_from_every_epanechnikov_memory_nothing_moves():
 def test_an_unequal_norm_does_not_swallow_the_others():
     faint, bright = np.full(SHAPE, 0.5), np.ones(SHAPE)
     model = DenseHopfield(DenseHopfieldConfig(shape=SHAPE), key=jr.key(0)).store(jnp.stack([faint, bright]))
-    np.testing.assert_allclose(model.retrieve(faint + 0.02).x, faint, atol=1e-3)
+    np.testing.assert_allclose(model.recall(faint + 0.02).x, faint, atol=1e-3)
 
 
 @pytest.mark.parametrize("energy", ["polynomial", "exponential", "log-sum-exp"])
@@ -124,7 +124,7 @@ def test_gradients_flow_through_a_retrieval_of_given_steps():
 
     def loss(xi):
         changed = eqx.tree_at(lambda m: m.ham.synapses["memory"].xi, model, (xi,))
-        return jnp.sum((changed.retrieve(patterns[0], known, steps=3).x - 0.3) ** 2)
+        return jnp.sum((changed.recall(patterns[0], known, steps=3).x - 0.3) ** 2)
 
     xi = 0.5 * model.ham.synapses["memory"].xi[0]
     direction = np.random.default_rng(4).normal(size=xi.shape)
@@ -136,47 +136,132 @@ def test_gradients_flow_through_a_retrieval_of_given_steps():
 def test_one_retrieval_serves_a_batch():
     model, patterns = stored("log-sum-exp")
     cues = 0.8 * patterns + 0.1
-    batch = jax.vmap(model.retrieve)(cues)
+    batch = jax.vmap(model.recall)(cues)
     for cue, x, steps in zip(cues, batch.x, batch.steps, strict=True):
-        alone = model.retrieve(cue)
+        alone = model.recall(cue)
         assert alone.steps == steps
         np.testing.assert_allclose(alone.x, x, atol=1e-10)
 
 
-def test_storing_keeps_a_beta_that_was_learned():
+def test_what_changes_the_memories_keeps_every_learned_beta():
     model, patterns = stored("polynomial", labels=np.array([0, 1, 0, 1, 1]))
-    learned = eqx.tree_at(lambda m: m.ham.neurons["pixels"].lagrangian.keywords["beta"], model, jnp.array(3.25))
-    assert learned.store(patterns).beta == 3.25
+
+    def betas(model):
+        return [neurons.lagrangian.keywords["beta"] for neurons in model.ham.neurons.values()]
+
+    learned = eqx.tree_at(betas, model, [jnp.array(1.5), jnp.array(3.25)])  # of the label and of the pixels
+    for changed in (
+        learned.store(patterns[:2], np.array([0, 1])),
+        learned.remember(patterns[:1], [1]),
+        learned.forget(0),
+        learned.with_head(classes=4, key=jr.key(1)),
+    ):
+        assert betas(changed) == [1.5, 3.25]
+    assert betas(learned.store(patterns)) == [3.25]
+    kernel, _ = stored("log-sum-exp")
+    learned = eqx.tree_at(lambda m: m.ham.synapses["memory"].beta, kernel, jnp.array(0.7))
+    assert learned.store(patterns[:3], [0, 1, 1]).beta == learned.with_head(classes=2, key=jr.key(1)).beta == 0.7
+
+
+@pytest.mark.parametrize("energy", ENERGIES)
+def test_what_is_remembered_is_recalled_and_what_is_forgotten_is_not(energy):
+    model, patterns = stored(energy, labels=np.array([0, 1, 2, 1, 0]), class_names=("a", "b", "c"), classes=3)
+    new = 1 - patterns[0]
+    more = model.remember(new[None], [3])
+    assert (more.config.memories, more.config.classes, more.config.class_names) == (6, 4, ())
+    np.testing.assert_allclose(more.memories(), [*patterns, new])
+    np.testing.assert_array_equal(more.head()[:5, 3], -1)
+    np.testing.assert_allclose(more.recall(0.8 * new + 0.1).x, new, atol=0.02)
+    assert np.argmax(more.classify(new)) == 3
+    known_class = model.remember(new[None], np.array([2]))
+    assert known_class.config.class_names == ("a", "b", "c")
+    fewer = more.forget([0, 5])
+    np.testing.assert_allclose(fewer.memories(), patterns[1:])
+    for which in (slice(1, 4), np.array([1, 2, 3]), [1, 2, 3], np.array([False, True, True, True, False])):
+        np.testing.assert_allclose(model.forget(which).memories(), patterns[[0, 4]])
+    np.testing.assert_allclose(model.forget(-1).memories(), patterns[:4])
+    with pytest.raises(ValueError, match="all 5 memories would be forgotten; a model holds at least one"):
+        model.forget(slice(None))
+    with pytest.raises(IndexError):
+        model.forget(5)
+    assert model.forget([]).config.memories == 5
+    with pytest.raises(ValueError, match=r"which has dtype float64; expected whole numbers, or booleans for a mask"):
+        model.forget([0.5])
+    with pytest.raises(ValueError, match="labels is None, and this model has 3 label neurons"):
+        model.remember(new[None])
+    with pytest.raises(ValueError, match="labels is given, and this model has no label neurons"):
+        model.store(patterns).remember(new[None], [0])
+
+
+def test_patterns_may_have_any_number_of_axes_and_any_range():
+    generator = np.random.default_rng(0)
+    for shape in ((6,), (3, 4), (2, 3, 2, 2)):
+        patterns = generator.uniform(-5, 3, (4, *shape))
+        config = DenseHopfieldConfig(shape=shape, low=-5.0, high=3.0, beta=20.0)
+        model = DenseHopfield(config, key=jr.key(0)).store(patterns)
+        np.testing.assert_allclose(model.memories(), patterns)
+        known = np.zeros(shape, bool)
+        known[: shape[0] // 2 + 1] = True
+        out = model.recall(np.where(known, patterns[2], np.nan), known)
+        np.testing.assert_allclose(out.x, patterns[2], atol=1e-3)
+        np.testing.assert_allclose(model.recall(None, steps=1, path=True).path.x[0], -1)
+        with pytest.raises(ValueError, match=r"x ranges from .* to 9; expected floats in \[-5, 3\]"):
+            model.recall(np.full(shape, 9.0))
+        assert model.masks(2)["completion"].shape == (2, *shape)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_patterns_of_any_float_dtype_are_retrieved(dtype):
     model, patterns = stored("polynomial")
-    result = model.retrieve(patterns[1].astype(dtype), jnp.arange(16).reshape(SHAPE) < 8)
+    result = model.recall(patterns[1].astype(dtype), jnp.arange(16).reshape(SHAPE) < 8)
     np.testing.assert_allclose(result.x, patterns[1], atol=0.02)
 
 
-def test_no_fixed_number_of_steps_is_taken_where_none_is_safe():
-    model, patterns = stored("epanechnikov")
-    with pytest.raises(ValueError, match="no step size that always goes down; leave `steps` out"):
-        model.retrieve(patterns[0], steps=3)
+@pytest.mark.parametrize("energy", ENERGIES)
+def test_any_number_of_steps_goes_down(energy):
+    model, patterns = stored(energy)
+    for known in (None, np.arange(16).reshape(SHAPE) < 8):
+        energies = model.recall(0.7 * patterns[0] + 0.15, known, steps=6).energies
+        assert np.all(np.diff(energies) <= 1e-12)
+        assert energies[-1] < energies[0]
+
+
+@pytest.mark.parametrize("energy", ENERGIES)
+@pytest.mark.parametrize("own", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("given", [jnp.bfloat16, np.float16, np.float32, np.float64])
+def test_what_is_stored_takes_the_dtype_of_the_model(energy, own, given):
+    model = jax.tree.map(lambda leaf: leaf.astype(own), stored(energy, labels=np.array([0, 1, 2, 1, 0]))[0])
+    patterns = np.linspace(0, 1, 32).reshape(2, *SHAPE).astype(given)
+    for changed in (model.store(patterns, [1, 0]), model.remember(patterns, [1, 0]), model.forget([1, 2])):
+        assert {leaf.dtype for leaf in jax.tree.leaves(changed)} == {jnp.dtype(own)}
+        assert jnp.isfinite(changed.recall(patterns[0], steps=2).x).all()
+    exact = model.store(patterns, [1, 0]).memories().astype(float)
+    np.testing.assert_allclose(exact, patterns.astype(float), atol=4 * float(jnp.finfo(own).eps))
+
+
+@pytest.mark.parametrize("none", [[], (), np.array([], int), jnp.array([]), slice(0, 0), np.zeros(5, bool)])
+def test_to_forget_none_changes_nothing(none):
+    model, _ = stored("log-sum-exp")
+    assert eqx.tree_equal(model.forget(none), model)
 
 
 def test_memories_are_the_stored_patterns():
     model, patterns = stored("log-sum-exp")
-    np.testing.assert_allclose(model.memories, patterns)
+    np.testing.assert_allclose(model.memories(), patterns)
     assert model.config.memories == 5
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"energy": "quadratic"}, "energy is 'quadratic'; it is one of"),
-        ({"degree": 1.0}, "degree is 1.0; it is greater than 1"),
+        ({"energy": "quadratic"}, "energy is 'quadratic'; expected Literal"),
+        ({"degree": 1.0}, "degree is 1.0; expected a finite number greater than 1"),
         ({"beta": -1.0}, "beta is -1.0"),
-        ({"memories": 0}, "memories 0"),
-        ({"memories": 10.5}, "memories 10.5.*whole numbers"),
-        ({"shape": ()}, "a pattern has pixels"),
+        ({"beta": float("inf")}, "beta is inf"),
+        ({"memories": 0}, "memories is 0; expected whole numbers of at least 1"),
+        ({"memories": 10.5}, "memories is 10.5; expected int"),
+        ({"shape": ()}, r"shape is \(\); expected one whole number"),
+        ({"low": 1.0}, "low is 1.0 and high is 1.0; expected finite numbers, low below high"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(options, message):
@@ -184,19 +269,25 @@ def test_a_config_that_cannot_be_is_refused(options, message):
         DenseHopfieldConfig(**options)
 
 
+def test_numbers_and_lists_of_numpy_are_plain_in_a_config():
+    config = DenseHopfieldConfig(shape=[np.int64(4), 4], memories=np.int32(3), beta=np.float32(2), degree=4)
+    assert config == DenseHopfieldConfig(shape=(4, 4), memories=3, beta=2.0, degree=4.0)
+    assert type(config.memories) is int
+    assert type(config.degree) is float
+
+
 def test_inputs_that_do_not_fit_are_refused():
     model, patterns = stored("log-sum-exp")
-    cue = patterns[0]
     for call, message in [
-        (lambda: model.retrieve(cue[..., 0]), r"pattern of shape \(4, 4\).*expected floats.*\(4, 4, 1\).*jax.vmap"),
-        (lambda: model.energy(cue.astype(np.uint8)), "divide bytes by 255"),
-        (lambda: model.retrieve(cue, cue), r"a mask of shape \(4, 4, 1\) and dtype float64; expected booleans"),
-        (lambda: model.retrieve(cue, cue[0] > 0), r"a mask of shape \(4, 1\)"),
-        (lambda: model.retrieve(np.where(cue > 0, np.nan, cue)), r"NaN in \d+ of 16 places; expected numbers"),
-        (lambda: model.classify(cue), "no label neurons"),
-        (lambda: model.store(cue), r"patterns of shape \(4, 4, 1\); expected \(memories, \*\(4, 4, 1\)\)"),
+        (lambda: model.classify(patterns[0]), "this DenseHopfield has no classes"),
+        (lambda: model.store(patterns[0]), r"patterns have shape \(4, 4, 1\); expected \(memories, 4, 4, 1\)"),
+        (lambda: model.store(patterns[:0]), r"patterns have shape \(0, 4, 4, 1\)"),
+        (lambda: model.store(0.5), r"patterns have shape \(\)"),
         (lambda: model.store(patterns.astype(int)), "divide bytes by 255"),
-        (lambda: model.store(patterns, np.array([0, 1])), r"labels of shape \(2,\).*for 5 patterns"),
+        (lambda: model.store(3 * patterns), r"patterns range from 0 to 3; expected floats in \[0, 1\]"),
+        (lambda: model.store(np.full_like(patterns, np.nan)), "patterns range from nan to nan"),
+        (lambda: model.store(patterns, np.array([0, 1])), r"labels have shape \(2,\).*for 5 patterns"),
+        (lambda: model.store(patterns, np.full(5, -1)), "whole number of at least 0 for each"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

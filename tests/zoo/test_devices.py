@@ -12,16 +12,15 @@ import pytest
 from safetensors.numpy import load_file
 
 import hamux_zoo
-from hamux_zoo._log import Log
+from hamux_zoo.training._log import Log
 
 SAMPLES = Path(hamux_zoo.__file__).parent / "samples"
 
 SCRIPT = """
 import sys
 import jax, jax.numpy as jnp, jax.random as jr, numpy as np
-from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_samples
-from hamux_zoo._devices import join_processes
-from hamux_zoo import _devices
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, Recipe, finetune, load_samples
+from hamux_zoo.training import _devices, join_processes
 
 workdir, steps, shard, delay, *processes = sys.argv[1:]
 if processes:
@@ -39,10 +38,41 @@ def task(model, batch, *, key):
     return error, {"order": jnp.mean(jnp.arange(len(batch.labels)) * jnp.mean(batch.images, axis=(1, 2, 3)))}
 
 model = DenseHopfield(DenseHopfieldConfig(memories=16, classes=10, energy="polynomial", beta=2.0), key=jr.key(1))
-finetune(model, load_samples("mnist"), task=task, steps=int(steps), every=5, batch_size=16, optimizer="adamw",
-         learning_rate=0.01, ema=0.9, augment=["flip", "crop"], accumulate=2, workdir=workdir,
-         shard_params=shard == "shard", quiet=True)
+recipe = Recipe(task=task, steps=int(steps), every=5, batch_size=16, optimizer="adamw", learning_rate=0.01, ema=0.9,
+                augment=["flip", "crop"], accumulate=2)
+finetune(model, load_samples("mnist"), recipe, workdir=workdir, shard_params=shard == "shard", quiet=True)
 print("done", jax.device_count(), jax.process_count())
+"""
+
+
+# The memory and the images lie on a mesh of the user's, which is set besides.
+EXPLICIT = """
+import jax, jax.random as jr, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, Recipe, finetune, load_samples
+
+config = DenseHopfieldConfig(memories=16, classes=10, energy="polynomial", beta=2.0)
+model = DenseHopfield(config, key=jr.key(1))
+images, labels = load_samples("mnist").take(slice(64))
+recipe = Recipe(task={"classify": 1, "reconstruct": 1}, steps=2, batch_size=8)
+expected = finetune(model, (images, labels), recipe, quiet=True)
+WAYS = {"steps": 3}, {"max_steps": 3, "tol": 1e-9}
+recalled = [jax.vmap(lambda x: model.recall(x, **options))(images).x for options in WAYS]
+
+mesh = jax.make_mesh((2,), ("images",))
+cut, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["images"], []))
+jax.set_mesh(mesh)
+images, labels = jax.device_put(images, cut), jax.device_put(labels, cut)
+model = jax.device_put(model, whole)
+found = finetune(model, (images, labels), recipe, quiet=True)
+for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(leaf, other, rtol=1e-4, atol=1e-5)
+for options, expected in zip(WAYS, recalled, strict=True):
+    recall = jax.vmap(lambda x: model.recall(x, **options))
+    for batched in (recall, jax.jit(recall)):
+        result = batched(images)
+        np.testing.assert_allclose(result.x, expected, rtol=1e-4, atol=1e-4)
+print("done", result.x.sharding.spec[0])
 """
 
 
@@ -158,5 +188,56 @@ def test_when_a_process_dies_the_other_ends_and_the_run_goes_on(tmp_path, one):
 def test_more_devices_than_examples_are_refused(tmp_path):
     process = start(tmp_path / "run", 10, devices=32)
     _, errors = process.communicate()
-    assert "ValueError: a batch of 16 examples for 32 devices" in errors
+    assert "ValueError: `batch_size` is 16 for 32 devices" in errors
     assert "multiple of 32" in errors
+
+
+ROLES = """
+import contextlib
+import jax, jax.random as jr, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+import hamux_zoo as zoo
+
+mesh = jax.make_mesh((2,), ("images",))
+images = np.random.default_rng(0).random((4, 4, 4, 1), np.float32)
+known = np.broadcast_to(np.arange(16).reshape(4, 4, 1) < 8, images.shape)
+cut, cut_known = jax.device_put((images, known), NamedSharding(mesh, PartitionSpec("images")))
+shape = {"shape": (4, 4, 1), "classes": 2, "memories": 3}
+small = {"patch": 2, "dim": 4, "heads": 1, "head_dim": 2, "steps": 2}
+models = [
+    zoo.DenseHopfield(zoo.DenseHopfieldConfig(**shape), key=jr.key(0)),
+    zoo.ConvHAM(zoo.ConvHAMConfig(**shape, channels=(2,), kernel=3), key=jr.key(0)),
+    zoo.EnergyTransformer(zoo.EnergyTransformerConfig(**shape, **small), key=jr.key(0)),
+]
+for model in models:
+    for name, way, arguments in [
+        ("recall", lambda x, known: model.recall(x, known, steps=2, path=True).path.x, (cut, cut_known)),
+        ("energy", model.energy, (cut, cut_known)),
+        ("classify", model.classify, (cut,)),
+        ("features", model.features, (cut,)),
+        ("attribution", lambda x: model.attribution(x), (cut,)),
+    ]:
+        expected = jax.vmap(way)(*jax.device_get(arguments))
+        for context in (contextlib.nullcontext(), jax.set_mesh(mesh)):
+            with context:
+                found = jax.vmap(way)(*arguments)
+            assert found.sharding.spec[0] == "images", name
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4, err_msg=f"{model.model_type} {name}")
+print("done")
+"""
+
+
+@pytest.mark.slow
+def test_every_role_takes_batches_on_an_explicit_mesh():
+    two = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    environment = os.environ | {"XLA_FLAGS": two, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", ROLES], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_arrays_on_an_explicit_mesh_are_recalled_and_learned_from():
+    flags = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-c", EXPLICIT], env=flags, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "done images\n"

@@ -9,11 +9,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from PIL import Image
 from typer.testing import CliRunner
 
 import hamux
-from hamux_zoo import EnergyTransformer, EnergyTransformerConfig, finetune, from_pretrained, load_samples
+from hamux_zoo import EnergyTransformer, EnergyTransformerConfig, Recipe, finetune, from_pretrained, load_samples
 from hamux_zoo.cli import app
 
 SMALL = EnergyTransformerConfig(
@@ -46,7 +45,20 @@ def image():
 
 @pytest.fixture
 def mask():
+    """Of patches, True where one is hidden."""
     return np.array([True, False, False, True, False, True])
+
+
+def unknown(mask, config=SMALL):
+    """The pixels of hidden patches."""
+    (rows, columns), side = config.grid, config.patch
+    pixels = mask.reshape(rows, columns).repeat(side, axis=0).repeat(side, axis=1)[..., None]
+    return np.broadcast_to(pixels, config.shape)
+
+
+def shown(model, image, mask):
+    """What is decoded after the last step, of known patches too."""
+    return model.decode(model.recall(image, ~unknown(mask, model.config), energies=False).xs)
 
 
 def archive(heads=2, head_dim=3, dim=10, memories=7, patch=2, side=3, **changed):
@@ -122,8 +134,8 @@ def test_a_published_checkpoint_gives_the_papers_numbers(tmp_path, sizes):
     for share in (0, 0.5, 1):
         mask = generator.uniform(size=model.config.patches) < share
         expected = papers_reconstruction(arrays, image, mask)
-        np.testing.assert_allclose(model.reconstruct(image, mask), expected, rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(loaded.reconstruct(image, mask), expected, rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(shown(model, image, mask), expected, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(shown(loaded, image, mask), expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +178,12 @@ def test_the_command_that_imports_says_what_is_wrong(tmp_path):
         return done.output
 
     (tmp_path / "text.npz").write_text("no archive")
-    assert "unknown file \"et-cifar\"; there are ['et-imagenet']" in failing("et-cifar", tmp_path / "text.npz")
+    assert "unknown file \"et-cifar\"; expected one of ['et-imagenet']" in failing("et-cifar", tmp_path / "text.npz")
     assert "there is no file" in failing("et-imagenet", tmp_path / "none.npz", "--out", tmp_path / "new")
     assert "is not an archive" in failing("et-imagenet", tmp_path / "text.npz", "--out", tmp_path / "new")
-    assert "is there already, and not empty" in failing("et-imagenet", tmp_path / "text.npz", "--out", tmp_path)
+    assert "is there already and is not empty; choose another folder with --out" in failing(
+        "et-imagenet", tmp_path / "text.npz", "--out", tmp_path
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -187,41 +201,42 @@ def test_it_is_a_ham_of_hamux_parts(attend_self, image, mask):
         synapses={"attention": attention, "memory": hopfield},
         connections=[(("tokens",), "attention"), (("tokens",), "memory")],
     )
-    out = hamux.descend(ham, model.encode(image, mask), steps=4, dt=0.05, trajectory=True)
-    energies = model.energy(image, mask)
-    np.testing.assert_allclose(model.decode(out.xs), model.reconstruct(image, mask), rtol=1e-9)
-    np.testing.assert_allclose(ham.activations(out.xs)["tokens"], model.features(image, mask)[-1], rtol=1e-9)
-    np.testing.assert_allclose(out.energies, energies["total"], rtol=1e-9)
-    np.testing.assert_allclose(energies["attention"] + energies["memory"], energies["total"], rtol=1e-12)
-    assert np.all(np.diff(energies["total"]) < 0)
-
-
-def test_what_is_hidden_is_not_looked_at(model, image, mask):
-    pixels = np.asarray(model.pixels(mask))
-    assert pixels.shape == SMALL.shape
-    assert pixels[:4, :4].all()
-    assert not pixels[:4, 4:].any()
-    assert pixels.sum() == 3 * 48
-    np.testing.assert_array_equal(model.reconstruct(image, mask), model.reconstruct(np.where(pixels, 0.7, image), mask))
-    assert np.any(model.reconstruct(image, mask) != model.reconstruct(np.where(pixels, image, 0.7), mask))
+    known = ~unknown(mask)
+    out = hamux.descend(ham, model.start(jnp.asarray(image), known)[0], steps=4, dt=0.05, trajectory=True)
+    recalled = model.recall(image, known)
+    np.testing.assert_allclose(model.decode(out.xs), shown(model, image, mask), rtol=1e-9)
+    np.testing.assert_allclose(ham.activations(out.xs)["tokens"], model.tokens(image, known)[-1], rtol=1e-9)
+    np.testing.assert_allclose(out.energies, recalled.energies, rtol=1e-9)
+    assert np.all(np.diff(recalled.energies) < 0)
 
 
 @pytest.mark.parametrize("count", [0, 1, 6])
-def test_any_number_of_patches_may_be_hidden(model, image, count):
+def test_a_patch_of_which_any_pixel_is_not_known_is_a_mask_token(model, image, count):
     mask = np.arange(6) < count
-    tokens, seen = (model.encode(image, which)["tokens"][1:] for which in (mask, None))
+    known = ~unknown(mask)
+    tokens, seen = (model.start(jnp.asarray(image), which)[0]["tokens"][1:] for which in (known, None))
     np.testing.assert_array_equal(tokens[mask], (model.mask_token[None] + model.position[1:])[mask])
     np.testing.assert_array_equal(tokens[~mask], seen[~mask])
-    assert np.isfinite(model.reconstruct(image, mask)).all()
+    if count:
+        part = known.copy()
+        part[1:4, 1:4] = True  # of the first patch, but for its edge
+        one_pixel = np.ones(SMALL.shape, bool)
+        one_pixel[0, 0, 0] = False
+        np.testing.assert_array_equal(model.start(jnp.asarray(image), part)[0]["tokens"][1:], tokens)
+        first = model.start(jnp.asarray(image), one_pixel)[0]["tokens"][1]
+        np.testing.assert_array_equal(first, model.mask_token + model.position[1])
+        recalled = model.recall(image, one_pixel).x
+        np.testing.assert_array_equal(recalled[one_pixel], image[one_pixel])
 
 
-def test_steps_features_and_attention(model, image, mask):
-    steps = model.reconstructions(image, mask)
-    assert steps.shape == (5, *SMALL.shape)
-    np.testing.assert_allclose(steps[-1], model.reconstruct(image, mask), rtol=1e-12)
-    np.testing.assert_allclose(steps[0], model.decode(model.encode(image, mask)), rtol=1e-12)
-    assert model.features(image).shape == (5, 7, 10)
-    attention = model.attention(image, mask)
+def test_steps_tokens_and_attention(model, image, mask):
+    known = ~unknown(mask)
+    path = model.recall(image, known, path=True).path
+    assert path.x.shape == (5, *SMALL.shape)
+    np.testing.assert_allclose(path.x[-1][~known], shown(model, image, mask)[~known], rtol=1e-12)
+    assert model.tokens(image).shape == (5, 7, 10)
+    np.testing.assert_allclose(model.features(image), model.tokens(image)[-1][1:].mean(axis=0), rtol=1e-9)
+    attention = model.attention(image, known)
     assert attention.shape == (5, 2, 7, 7)
     np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-12)
 
@@ -242,13 +257,9 @@ def test_rows_of_new_weights_are_of_length_1():
 
 
 def test_it_classifies_by_cls_or_by_the_mean(model, image):
-    with pytest.raises(ValueError, match=r"has no head; give it one with with_head\(classes=…, key=…\)"):
-        model.classify(image)
-    with pytest.raises(ValueError, match="classes is 0; a head is for one at least"):
-        model.with_head(classes=0, key=jr.key(1))
     headed = model.with_head(classes=7, key=jr.key(1))
     assert headed.config.classes == 7
-    g = headed.features(image)[-1]
+    g = headed.tokens(image)[-1]
     np.testing.assert_allclose(headed.classify(image), headed.classifier(g[0]), rtol=1e-12)
     mean = headed.with_config(pool="mean")
     np.testing.assert_allclose(mean.classify(image), headed.classifier(g[1:].mean(axis=0)), rtol=1e-12)
@@ -271,7 +282,7 @@ def test_images_of_another_size_get_interpolated_positions(model):
     np.testing.assert_allclose(grid[..., 0][inside], ((rows + 0.5) / 2 - 0.5)[inside], atol=1e-6)
     np.testing.assert_allclose(grid[..., 1][inside], ((columns + 0.5) * 8 / 12 - 0.5)[inside], atol=1e-6)
     np.testing.assert_allclose(grid[..., 3], 1, rtol=1e-6)
-    assert larger.reconstruct(np.zeros((64, 48, 3)), np.zeros(192, bool)).shape == (64, 48, 3)
+    assert larger.recall(np.zeros((64, 48, 3))).x.shape == (64, 48, 3)
     smaller = np.asarray(larger.with_size(32, 48).position[1:]).reshape(8, 12, 4)
     inside = (slice(3, -3), slice(3, -3))
     np.testing.assert_allclose(smaller[..., 0][inside], np.mgrid[:8, :12][0][inside], atol=1e-6)
@@ -281,95 +292,35 @@ def test_images_of_another_size_get_interpolated_positions(model):
 
 def test_half_precision_stays_near(model, image, mask):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
-    shown = half.reconstruct(image.astype(jnp.bfloat16), mask)
-    assert shown.dtype == jnp.bfloat16
-    energies = half.energy(image, mask)["total"]
-    assert energies.dtype == jnp.float32
-    assert energies[-1] < energies[0]
-    np.testing.assert_allclose(shown.astype(float), model.reconstruct(image, mask), atol=0.05)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"image": np.zeros((8, 8, 3))},
-            r"an image of shape (8, 8, 3) and dtype float64; expected floats in [0, 1] of "
-            "shape (8, 12, 3)",
-        ),
-        ({"image": np.zeros((8, 12, 1))}, "an image of shape (8, 12, 1)"),
-        ({"image": np.zeros((8, 12, 3), np.uint8)}, "dtype uint8; expected floats"),
-        ({"image": np.full((8, 12, 3), np.nan)}, "NaN in 288 of 288 places; expected numbers"),
-        (
-            {"image": Image.new("RGB", (12, 8))},
-            "uint8; expected floats in [0, 1] of shape (8, 12, 3) (divide bytes",
-        ),
-        ({"mask": [True, False, True]}, "a mask of shape (3,) and dtype bool; expected booleans of shape (6,)"),
-        ({"mask": np.zeros(5, bool)}, "a mask of shape (5,) and dtype bool; expected booleans of shape (6,)"),
-        ({"mask": np.zeros(6, int)}, "a mask of shape (6,) and dtype int64; expected booleans of shape (6,)"),
-        ({"mask": np.zeros((2, 3), bool)}, "one a patch of the 2 × 3, row by row, True where it is hidden"),
-    ],
-)
-def test_images_and_masks_that_do_not_fit_are_refused(model, image, mask, change, message):
-    given = {"image": image, "mask": mask} | change
-    for use in (model.reconstruct, model.reconstructions, model.energy, model.features, model.attention):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            use(**given)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        model.pixels(change["mask"]) if "mask" in change else model.with_head(classes=2, key=jr.key(0)).classify(
-            change["image"]
-        )
-
-
-@pytest.mark.parametrize(
-    ("shape", "way_out"),
-    [
-        ((8, 12), "repeat a grey image along its last axis"),
-        ((8, 12, 4), "cut off an alpha channel"),
-        ((16, 24, 3), "model.with_size(height, width) is for another size"),
-        ((5, 8, 12, 3), "batches by jax.vmap"),
-    ],
-)
-def test_the_error_of_an_image_says_the_way_out(model, shape, way_out):
-    with pytest.raises(ValueError, match=re.escape(way_out)):
-        model.features(np.zeros(shape))
-
-
-def test_lists_are_taken_for_arrays(model, image, mask):
-    shown = model.reconstruct(image.tolist(), mask.tolist())
-    np.testing.assert_array_equal(shown, model.reconstruct(image, mask))
+    recalled = half.recall(image.astype(jnp.bfloat16), ~unknown(mask))
+    assert recalled.x.dtype == jnp.bfloat16
+    assert recalled.energies.dtype == jnp.float32
+    assert recalled.energies[-1] < recalled.energies[0]
+    np.testing.assert_allclose(recalled.x.astype(float), model.recall(image, ~unknown(mask)).x, atol=0.05)
 
 
 def test_an_image_may_be_closed_over(model, image, mask):
-    shown = jax.jit(lambda mask: model.reconstruct(image, mask))(mask)
-    np.testing.assert_allclose(shown, model.reconstruct(image, mask), rtol=1e-9)
-
-
-def test_what_is_hidden_has_no_part_in_a_gradient_even_if_it_is_nan(model, image, mask):
-    def loss(model, image):
-        return jnp.sum(model.reconstruct(image, mask))
-
-    gradient = jax.jit(jax.grad(loss))(model, np.where(model.pixels(mask), np.nan, image))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    recalled = jax.jit(lambda known: model.recall(image, known).x)(~unknown(mask))
+    np.testing.assert_allclose(recalled, model.recall(image, ~unknown(mask)).x, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"patch": 5}, "patches of 5 × 5 do not fill images of shape (8, 12, 3)"),
-        ({"shape": (8, 12)}, "do not fill images of shape (8, 12); (height, width, channels) are expected"),
-        ({"heads": 0}, "{'heads': 0}: whole numbers of at least 1"),
-        ({"dim": 2.5}, "dim is 2.5, expected <class 'int'>"),
-        ({"mean": 0.5}, "mean is 0.5, expected tuple[float, ...]"),
-        ({"shape": 32}, "shape is 32, expected tuple[int, ...]"),
-        ({"alpha": "a"}, "alpha is 'a', expected <class 'float'>"),
-        ({"attend_self": "no"}, "attend_self is 'no', expected <class 'bool'>"),
-        ({"mean": (0.1, 0.2)}, "mean is (0.1, 0.2); expected one number, or 3, one a channel"),
+        ({"shape": (8, 12)}, "do not fill images of shape (8, 12); expected (height, width, channels)"),
+        ({"heads": 0}, "heads is 0; expected whole numbers of at least 1"),
+        ({"dim": 2.5}, "dim is 2.5; expected int"),
+        ({"mean": 0.5}, "mean is 0.5; expected tuple[float, ...]"),
+        ({"shape": 32}, "shape is 32; expected tuple[int, ...]"),
+        ({"alpha": "a"}, "alpha is 'a'; expected float"),
+        ({"attend_self": "no"}, "attend_self is 'no'; expected bool"),
+        ({"mean": (0.1, 0.2)}, "mean is (0.1, 0.2); expected one number, or 3, one for each channel"),
         ({"std": (0.0,)}, "std is (0.0,); expected numbers greater than 0"),
-        ({"alpha": 0.0}, "alpha is 0.0; it is finite and greater than 0"),
+        ({"alpha": 0.0}, "alpha is 0.0; expected a finite number greater than 0"),
         ({"classes": -1}, "classes is -1"),
-        ({"pool": "max"}, "pool is 'max', expected typing.Literal['cls', 'mean']"),
-        ({"masked": ()}, "masked is (); expected shares from 0 to 1"),
+        ({"pool": "max"}, "pool is 'max'; expected Literal['cls', 'mean']"),
+        ({"masked": ()}, "masked is (); expected at least one share from 0 to 1"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(fields, message):
@@ -379,12 +330,15 @@ def test_a_config_that_makes_no_sense_is_refused(fields, message):
 
 def test_the_same_parameters_under_another_config(model, image):
     longer = model.with_config(steps=6, alpha=0.02)
-    assert longer.features(image).shape[0] == 7
-    with pytest.raises(ValueError, match=r"the parameters \['ham.synapses.memory.xi.0'\] are of other shapes"):
+    assert longer.tokens(image).shape[0] == 7
+    with pytest.raises(
+        ValueError,
+        match=r"the parameters do not fit the config: ham.synapses.memory.xi.0 \(7, 10\) instead of \(8, 10\)",
+    ):
         model.with_config(memories=8)
     with pytest.raises(ValueError, match=r"unknown config keys \['depth'\]"):
         model.with_config(depth=8)
-    with pytest.raises(ValueError, match=r"\['classes', 'shape'\] of a model cannot be changed alone: with_head gives"):
+    with pytest.raises(ValueError, match=r"\['classes', 'shape'\] cannot be changed by themselves; use with_head"):
         model.with_config(shape=(12, 8, 3), classes=2)
 
 
@@ -405,7 +359,7 @@ def test_it_is_saved_and_loaded(tmp_path, model, image, mask):
     model.with_head(classes=3, key=jr.key(1)).save_pretrained(tmp_path)
     loaded = EnergyTransformer.from_pretrained(tmp_path)
     assert loaded.config.classes == 3
-    np.testing.assert_array_equal(loaded.reconstruct(image, mask), model.reconstruct(image, mask))
+    np.testing.assert_array_equal(shown(loaded, image, mask), shown(model, image, mask))
 
 
 def test_masks_of_a_training_hide_the_shares_of_the_config():
@@ -420,14 +374,15 @@ def test_it_learns_to_reconstruct_and_to_classify():
     digits, labels = np.asarray(digits[labels < 2], np.float32), labels[labels < 2]
     config = EnergyTransformerConfig(shape=(28, 28, 1), patch=7, dim=16, heads=2, head_dim=8, memories=16, steps=3)
     model = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), EnergyTransformer(config, key=jr.key(0)))
-    masks = np.tile(np.arange(16) % 2 == 0, (len(digits), 1))
+    known = np.broadcast_to(~unknown(np.arange(16) % 2 == 0, config), digits.shape)
 
     def error(model):
-        shown = jax.jit(lambda model: jax.vmap(model.reconstruct)(digits, masks))(model)
-        return float(np.mean((shown - digits)[np.asarray(jax.vmap(model.pixels)(masks))] ** 2))
+        recalled = jax.jit(lambda model: jax.vmap(model.recall)(digits, known).x)(model)
+        return float(np.mean((recalled - digits)[~known] ** 2))
 
-    options = {"steps": 100, "batch_size": 16, "learning_rate": 0.05, "validation": 0, "quiet": True}
-    learned = finetune(model, (digits, labels), task={"classify": 0.1, "reconstruct": 1}, **options)
+    task = {"classify": 0.1, "reconstruct": 1}
+    recipe = Recipe(task=task, steps=100, batch_size=16, learning_rate=0.05, validation=0)
+    learned = finetune(model, (digits, labels), recipe, quiet=True)
     assert error(learned) < 0.7 * error(model)
     found = jax.jit(lambda model: jnp.argmax(jax.vmap(model.classify)(digits), axis=-1))(learned)
     assert learned.config.classes == 2

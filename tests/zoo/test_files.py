@@ -1,9 +1,10 @@
-"""A model's folder: what is written is read back, and what is wrong with it is said."""
+"""A model's folder: what is saved is loaded, and a damaged folder is refused with the reason."""
 
 import json
 import re
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import equinox as eqx
@@ -101,20 +102,30 @@ XI = "ham.synapses.memory.xi.0"
         ),
         (
             lambda f: edit_tensors(f, lambda t: t.update({XI: t[XI].astype(int)})),
-            rf'tensor "{re.escape(XI)}" is I64, expected one of F16, BF16, F32, F64',
+            rf'tensor "{re.escape(XI)}" is I64; expected one of F16, BF16, F32, F64',
         ),
         (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json holds a list; expected an object"),
-        (lambda f: edit_config(f, format_version=3), "format_version is 3, this one reads 2; upgrade hamux-zoo"),
-        (lambda f: edit_config(f, format_version=True), "format_version is True, expected 2"),
-        (lambda f: edit_config(f, format_version="1"), "format_version is '1', expected 2"),
+        (lambda f: edit_config(f, format_version=4), "format_version is 4, this one reads 3; upgrade hamux-zoo"),
+        (lambda f: edit_config(f, format_version=2), "format_version is 2, .* use hamux-zoo 0.6, which reads it"),
+        (lambda f: edit_config(f, format_version=1), "format_version is 1, .* use hamux-zoo 0.6, which reads it"),
+        (lambda f: edit_config(f, format_version=True), "format_version is True; expected 3"),
+        (lambda f: edit_config(f, format_version="3"), "format_version is '3'; expected 3"),
         (lambda f: edit_config(f, model_type="tokamak"), r"config.json: .*'tokamak'"),
-        (lambda f: edit_config(f, config=None), 'config.json: "config" is None'),
+        (lambda f: edit_config(f, model_type=["ring"]), r"config.json: model_type is \['ring'\]; expected a string"),
+        (lambda f: edit_config(f, config=None), "config.json: config is None; expected an object"),
+        (lambda f: edit_config(f, config=[]), r"config.json: config is \[\]; expected an object"),
+        (lambda f: edit_config(f, sha256=[]), r"config.json: sha256 is \[\]; expected a checksum"),
+        (lambda f: edit_config(f, sha256={}), r"config.json: sha256 is \{\}; expected a checksum"),
+        (
+            lambda f: edit_config(f, sha256={"model.safetensors": 0}),
+            "config.json: sha256 is .* 0.*; expected a checksum",
+        ),
         (lambda f: edit_fields(f, memry=3), r"unknown config keys \['memry'\]; DenseHopfieldConfig has"),
-        (lambda f: edit_fields(f, memories="4"), "config key 'memories' is '4', expected <class 'int'>"),
-        (lambda f: edit_fields(f, shape=[3, 3.5]), "config key 'shape'"),
-        (lambda f: edit_fields(f, energy="cubic"), "config key 'energy' is 'cubic'"),
-        (lambda f: edit_fields(f, memories=0), "config.json: shape .* memories 0"),
+        (lambda f: edit_fields(f, memories="4"), "memories is '4'; expected int"),
+        (lambda f: edit_fields(f, shape=[3, 3.5]), r"shape is \(3, 3.5\)|shape is \[3, 3.5\]"),
+        (lambda f: edit_fields(f, energy="cubic"), "energy is 'cubic'; expected"),
+        (lambda f: edit_fields(f, memories=0), "config.json: memories is 0"),
     ],
 )
 @pytest.mark.parametrize("load", [DenseHopfield.from_pretrained, from_pretrained])
@@ -143,8 +154,45 @@ def test_a_new_architecture_is_one_file(tmp_path, monkeypatch):
     shutil.copy(Path(__file__).parent / "ring_memory.py", tmp_path)
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
     assert list_models() == ["conv-ham", "dense-hopfield", "energy-transformer", "ring"]
-    from hamux_zoo import Ring, RingConfig
-
-    ring = Ring(RingConfig(shape=(2, 2, 5)), key=jr.key(1))
+    module = sys.modules["hamux_zoo.models.ring_memory"]
+    ring = module.Ring(module.RingConfig(shape=(2, 2, 5), hidden=2), key=jr.key(1))
     ring.save_pretrained(tmp_path / "saved")
     assert eqx.tree_equal(from_pretrained(tmp_path / "saved"), ring)
+
+
+BASES = """
+import equinox as eqx
+from abc import abstractmethod
+from hamux_zoo import Attributed, Classifier, DenseHopfield, Memory
+
+class LacksMethods(Memory):
+    model_type = "lacks-methods"
+
+class LacksOne(DenseHopfield):
+    model_type = "lacks-one"
+    @abstractmethod
+    def more(self): ...
+
+class LacksAField(DenseHopfield):
+    model_type = "lacks-a-field"
+    field: eqx.AbstractVar[int]
+
+class LacksAName(DenseHopfield):
+    pass
+
+class Whole(LacksOne):
+    model_type = "whole"
+    def more(self): return 1
+"""
+
+
+def test_base_classes_are_no_architectures(tmp_path, monkeypatch):
+    ours = list_models()
+    (tmp_path / "bases.py").write_text(BASES)
+    (tmp_path / "imports_them.py").write_text("from .bases import *\nfrom .bases import LacksOne, Whole")
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    assert list_models() == sorted([*ours, "whole"])
+    assert from_pretrained("dense-hopfield-mnist").__class__ is DenseHopfield
+    (tmp_path / "again.py").write_text(BASES)
+    with pytest.raises(ValueError, match=r'(again:Whole and Whole both have the model_type "whole"|bases:Whole and)'):
+        list_models()

@@ -6,7 +6,6 @@ import sys
 import threading
 
 import equinox as eqx
-import numpy as np
 import pytest
 from hub_client import COMMAND, REPO, a_model, cached, files, refused
 from hub_server import EXPIRED, READER, WRITER
@@ -206,17 +205,18 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
-from hamux_zoo._folder import CONFIG, read_config, read_tensors, write_folder
-from hamux_zoo._hub import find_folder
+from hamux_zoo.files import find_folder, read_config, read_tensors, write_folder
 import huggingface_hub.utils, huggingface_hub.errors, huggingface_hub.hf_api
 
+CARD = "---\\nlibrary_name: hamux-zoo\\n---\\n"
 what, folder = sys.argv[1], Path(sys.argv[2])
 draw = random.Random(0)
 models = [{f"t{i}": np.full(20_000, value + i, np.float32) for i in range(4)} for value in (0, 100)]
 expected = {name: tensor.shape for name, tensor in models[0].items()}
 
 def save(which):
-    write_folder(folder, {"model": which}, models[which], "card", shard_size=(10**9, 200_000)[which])
+    shard_size = (10**9, 200_000)[which]
+    write_folder(folder, "two", {"model": which}, models[which], CARD, check=read_config, shard_size=shard_size)
 
 def act(n):
     save(n % 2) if what == "save" else find_folder("me/mine", cache_dir=folder / str(n))
@@ -237,7 +237,7 @@ for n in range(1, 51):
     if what == "save":
         config = read_config(folder)
         found = dict(read_tensors(folder, config["sha256"], expected))
-        assert all((found[name] == models[config["model"]][name]).all() for name in expected), n
+        assert all((found[name] == models[config["config"]["model"]][name]).all() for name in expected), n
         assert not list(folder.glob(".saved"))
     else:
         found = find_folder("me/mine", cache_dir=folder / str(n))
@@ -257,28 +257,3 @@ def test_killed_at_any_moment_the_next_run_works(hub, tmp_path, what):
     shown = subprocess.run(killed, capture_output=True, text=True, check=False, timeout=300)
     assert shown.returncode == 0, shown.stderr[-2000:]
     assert int(shown.stdout.split()[-1]) > 10
-
-
-def test_no_room_leaves_the_model_that_was_there(tmp_path):
-    import resource
-
-    a_model().save_pretrained(tmp_path / "m")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
-    (tmp_path / "n").mkdir()
-    (tmp_path / "n/README.md").mkdir()
-    with pytest.raises(IsADirectoryError, match=r"README.md is a folder"):
-        a_model().save_pretrained(tmp_path / "n")
-    assert [path.name for path in (tmp_path / "n").iterdir()] == ["README.md"]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    large = a_model(1, pixels=200)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            large.save_pretrained(tmp_path / "m")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
-    large.save_pretrained(tmp_path / "m")
-    assert np.array_equal(
-        from_pretrained(tmp_path / "m").ham.synapses["memory"].xi[0], large.ham.synapses["memory"].xi[0]
-    )

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from PIL import Image, ImageSequence
 
 import hamux
-from hamux_zoo import plots
+from hamux_zoo.show import draw_run, plots
 
 
 def test_energy_curves_are_labelled_and_drawn_on_the_axes_given():
@@ -26,7 +26,7 @@ def test_energy_curves_are_labelled_and_drawn_on_the_axes_given():
 def test_a_strip_shows_original_cue_steps_result_and_energies():
     path = np.linspace(0, 1, 6)[:, None, None, None] * np.ones((6, 4, 4, 1))
     row = plots.Row("noise", path[-1], path[0], path, np.arange(6.0)[::-1])
-    figure = plots.retrieval_strip([row], shown=(1, 3))
+    figure = plots.recall_strip([row], shown=(1, 3))
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == ["original", "corrupted", "step 1", "step 3", "result", ""]
     shown = [ax.images[0].get_array().max() for ax in figure.axes[:-1]]
@@ -37,7 +37,7 @@ def test_a_strip_shows_original_cue_steps_result_and_energies():
 def test_a_strip_of_all_steps_needs_no_result():
     path = np.linspace(0, 1, 6)[:, None, None, None] * np.ones((6, 4, 4, 3))
     rows = [plots.Row(f"photo {i}", path[-1], path[0], path, np.arange(6.0)[::-1]) for i in range(2)]
-    figure = plots.retrieval_strip(rows, shown=(0, 3, 5), result=False)
+    figure = plots.recall_strip(rows, shown=(0, 3, 5), result=False)
     assert [ax.get_title() for ax in figure.axes[:5]] == ["original", "corrupted", "step 0", "step 3", "step 5"]
     assert [ax.get_ylabel() for ax in figure.axes[:10:5]] == ["photo 0", "photo 1"]
     np.testing.assert_allclose([ax.images[0].get_array().max() for ax in figure.axes[5:10]], [1, 0, 0, 0.6, 1])
@@ -91,8 +91,8 @@ def test_a_landscape_with_paths():
 def test_a_gif_has_a_frame_for_every_step(tmp_path):
     path = np.linspace(0, 1, 4)[:, None, None, None] * np.ones((4, 6, 6, 1))
     figures = plt.get_fignums()
-    plots.retrieval_gif(tmp_path / "retrieval.gif", path, np.array([3.0, 2.0, 1.5, 1.4]))
-    with Image.open(tmp_path / "retrieval.gif") as gif:
+    plots.recall_gif(tmp_path / "recall.gif", path, np.array([3.0, 2.0, 1.5, 1.4]))
+    with Image.open(tmp_path / "recall.gif") as gif:
         frames = [np.asarray(frame.convert("L"), float) for frame in ImageSequence.Iterator(gif)]
         assert gif.info["loop"] == 0
     assert len(frames) == 4  # the last one stays, for longer
@@ -130,6 +130,17 @@ def test_rows_and_curves_are_drawn_on_the_axes_given():
     assert plots.training_curves(lines, [ax]) == [ax]
     assert [list(line.get_ydata()) for line in ax.lines] == [[2, 1], [3, 2]]
     plt.close("all")
+
+
+def test_a_run_gets_curves_and_samples(tmp_path):
+    figures = plt.get_fignums()
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "validation_loss": 2.0}]
+    rows = {"image": np.zeros((3, 4, 4, 1)), "reconstruct: recalled": np.ones((3, 4, 4, 1))}
+    draw_run(tmp_path, lines, rows, ["a", "b", "c"])
+    for name in ("curves.png", "samples.png"):
+        with Image.open(tmp_path / name) as drawn:
+            assert drawn.width > 300
+    assert plt.get_fignums() == figures
 
 
 def test_a_file_may_be_of_vectors(tmp_path):

@@ -6,25 +6,24 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 import typer
 
-from hamux_zoo import ConvHAM, DenseHopfield, EnergyTransformer, from_pretrained, list_pretrained, load_samples
-from hamux_zoo._card import read_card
-from hamux_zoo._corruptions import all_but_a_quarter
-from hamux_zoo._evaluation import (
-    classify,
-    corruptions,
-    error,
+from hamux_zoo import (
+    ConvHAM,
+    DenseHopfield,
+    EnergyTransformer,
     evaluate,
-    fixed_masks,
-    hidden_mse,
-    mean_colour,
-    reconstruct,
-    retrieve,
+    from_pretrained,
+    list_pretrained,
+    load_samples,
 )
 from hamux_zoo.cli import app
+from hamux_zoo.data import gaussian_noise
+from hamux_zoo.files import read_card
+from hamux_zoo.measure import classes_of, error, mean_colour, recalled, salted, unknown_mse
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 HOPFIELD = {"dense-hopfield-mnist": "mnist", "dense-hopfield-fashion-mnist": "fashion-mnist"}
@@ -67,42 +66,47 @@ def assert_errs_no_more_than_its_card_says(name, error, images):
     assert error <= expected + 3 * np.sqrt(expected * (100 - expected) / len(images))
 
 
-def test_classifies_as_well_as_its_card_says(memory):
-    name, model, (images, labels) = memory
-    assert isinstance(model, DenseHopfield)
-    assert_errs_no_more_than_its_card_says(name, error(classify(model, images), labels), images)
+def noisy(images, level=0.4):
+    keys = jr.split(jr.key(0), len(images))
+    return np.asarray(
+        jax.vmap(gaussian_noise, (0, 0, None))(keys, jnp.asarray(images), jnp.asarray(level, images.dtype))
+    )
 
 
-def test_completes_better_than_the_mean_image(memory):
-    _, model, (images, _) = memory
-    cues, known = corruptions(images)["lower half missing"]
-    result = retrieve(model, cues, known)
-    error, of_the_mean = (np.mean((x - images)[:, ~known] ** 2) for x in (result.x, images.mean(axis=0)))
-    assert error < 0.75 * of_the_mean
-    np.testing.assert_array_equal(result.x[:, known], images[:, known])
-    assert np.mean(result.converged) > 0.9
-
-
-def test_a_few_steps_denoise_and_stay_with_the_class(memory):
-    name, model, (images, labels) = memory
-    cues, _ = corruptions(images)["Gaussian, σ 0.4"]
-    denoised = np.asarray(jax.jit(jax.vmap(lambda cue: model.retrieve(cue, steps=4).x))(cues))
-    assert np.mean((denoised - images) ** 2) < 0.4 * np.mean((cues - images) ** 2)
-    expected = score(name, "test error")
-    assert 100 * np.mean(classify(model, denoised) != labels) < 2 * expected + 5
-
-
-def assert_retrieval_never_goes_up(model, images):
-    for cues, known in corruptions(images).values():
-        energies = retrieve(model, cues, known).energies
+def assert_no_recall_goes_up(model, images):
+    damaged = [(images, known) for known in model.masks(len(images)).values()]
+    for cues, known in [*damaged, (salted(images), None), (noisy(images), None)]:
+        energies = recalled(model, cues, known, energies=True).energies
         scale = np.abs(energies).max(axis=1, keepdims=True)
         assert np.all(np.diff(energies) <= 1e-5 * scale)
         assert np.all(energies[:, -1] < energies[:, 0])
 
 
-def test_retrieval_never_goes_up(memory):
+def test_classifies_as_well_as_its_card_says(memory):
+    name, model, (images, labels) = memory
+    assert isinstance(model, DenseHopfield)
+    assert_errs_no_more_than_its_card_says(name, error(classes_of(model, images), labels), images)
+
+
+def test_completes_better_than_the_mean_image(memory):
     _, model, (images, _) = memory
-    assert_retrieval_never_goes_up(model, images[:50])
+    known = model.masks(len(images))["completion"]
+    end = recalled(model, images, known)
+    assert unknown_mse(end.x, images, known) < 0.75 * unknown_mse(images.mean(axis=0), images, known)
+    np.testing.assert_array_equal(end.x[known], images[known])
+    assert np.mean(end.converged) > 0.9
+
+
+def test_a_few_steps_denoise_and_stay_with_the_class(memory):
+    name, model, (images, labels) = memory
+    denoised = np.asarray(jax.jit(jax.vmap(lambda cue: model.recall(cue, steps=4).x))(noisy(images)))
+    assert np.mean((denoised - images) ** 2) < 0.4 * np.mean((noisy(images) - images) ** 2)
+    assert error(classes_of(model, denoised), labels) < 2 * score(name, "test error") + 5
+
+
+def test_no_recall_goes_up(memory):
+    _, model, (images, _) = memory
+    assert_no_recall_goes_up(model, images[:50])
 
 
 def test_a_transformer_does_what_its_card_says(transformer):
@@ -124,39 +128,37 @@ def test_a_transformer_does_what_its_card_says(transformer):
             assert measured[f"masked_{share}_mse"] < 0.5 * measured[f"masked_{share}_mean_colour_mse"]
 
 
-def test_half_precision_reconstructs_as_well(transformer):
+def test_half_precision_recalls_as_well(transformer):
     _, model, samples = transformer
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), model)
-    masks = fixed_masks(model.config.patches, model.config.masked[0], len(samples.images))
-    whole, rounded = (np.asarray(reconstruct(each, samples.images, masks), np.float32) for each in (model, half))
-    error, of_rounding = (np.mean((one - whole) ** 2) for one in (samples.images, rounded))
-    assert of_rounding < 0.01 * error
+    known = next(iter(model.masks(len(samples.images)).values()))
+    whole, rounded = (np.asarray(recalled(each, samples.images, known).x, np.float32) for each in (model, half))
+    assert np.mean((rounded - whole) ** 2) < 0.01 * np.mean((samples.images - whole) ** 2)
 
 
 def test_a_transformers_energy_never_rises(transformer):
     _, model, (images, _) = transformer
-    masks = fixed_masks(model.config.patches, model.config.masked[0], len(images))
-    energies = jax.jit(jax.vmap(lambda image, mask: model.energy(image, mask)["total"]))(images, masks)
-    assert np.all(np.diff(energies) < 0)
+    known = next(iter(model.masks(len(images)).values()))
+    assert np.all(np.diff(recalled(model, images, known, energies=True).energies) < 0)
 
 
 def test_a_convolutional_ham_names_and_completes_as_well_as_its_card_says(convolutional):
     name, model, (images, labels) = convolutional
     assert isinstance(model, ConvHAM)
-    assert_errs_no_more_than_its_card_says(name, error(classify(model, images), labels), images)
-    some, known = images[:50], all_but_a_quarter(model.config.shape)
-    hidden = np.broadcast_to(~known, some.shape)
-    completed = retrieve(model, some, known)
-    mse, of_mean_colour = (hidden_mse(guess, some, hidden) for guess in (completed.x, mean_colour(some, hidden)))
+    assert_errs_no_more_than_its_card_says(name, error(classes_of(model, images), labels), images)
+    some, known = images[:50], model.masks(50)["quarter"]
+    settle = jax.jit(jax.vmap(lambda image, known: model.recall(image, known, tol=1e-4, energies=False)))
+    settled = jax.device_get(settle(some, known))
+    mse, of_mean_colour = (unknown_mse(guess, some, known) for guess in (settled.x, mean_colour(some, known)))
     assert mse < 1.3 * score(name, "quarter")
     assert (mse < of_mean_colour) == (score(name, "quarter") < mean_colour_of_card(name))
-    assert np.sum(~completed.converged) <= (name != "conv-ham-mnist")  # 99.5 % of the others' completions converge
-    np.testing.assert_array_equal(completed.x[:, known], some[:, known])
+    assert np.sum(~settled.converged) <= (name != "conv-ham-mnist")  # 99.5 % of the others' completions converge
+    np.testing.assert_array_equal(settled.x[known], some[known])
 
 
 def test_a_convolutional_hams_energy_never_rises(convolutional):
     _, model, (images, _) = convolutional
-    assert_retrieval_never_goes_up(model, images[:20])
+    assert_no_recall_goes_up(model, images[:20])
 
 
 def test_the_readmes_table_is_the_cards():

@@ -12,23 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hamux_zoo._log import TIMINGS, Log
+from hamux_zoo.progress import TIMINGS
+from hamux_zoo.training._log import Log
 
 # Its own loss, so that it compiles in a moment; with a head, an average, augmentation and validation.
 SCRIPT = """
 import sys
 import jax, jax.numpy as jnp, jax.random as jr
-from hamux_zoo import DenseHopfield, DenseHopfieldConfig, finetune, load_samples
+from hamux_zoo import DenseHopfield, DenseHopfieldConfig, Recipe, finetune, load_samples
 
 def pull(model, batch, *, key):
-    noise = jr.normal(key, model.memories.shape)
-    distance = jnp.square(batch.images[:, None] - (model.memories + 0.1 * noise)[None])
+    noise = jr.normal(key, model.memories().shape)
+    distance = jnp.square(batch.images[:, None] - (model.memories() + 0.1 * noise)[None])
     loss = jnp.mean(jnp.min(jnp.mean(distance, axis=(2, 3, 4)), axis=1))
     return loss, {"brightness": jnp.mean(batch.images)}
 
 model = DenseHopfield(DenseHopfieldConfig(memories=8, classes=10, energy="polynomial", beta=2.0), key=jr.key(1))
-finetune(model, load_samples("mnist"), task=pull, steps=int(sys.argv[2]), every=int(sys.argv[3]), batch_size=16,
-         optimizer="adamw", learning_rate=0.01, ema=0.9, augment=["crop"], workdir=sys.argv[1], quiet=True)
+recipe = Recipe(task=pull, steps=int(sys.argv[2]), every=int(sys.argv[3]), batch_size=16, optimizer="adamw",
+                learning_rate=0.01, ema=0.9, augment=["crop"])
+def draw(path, lines, rows, titles):
+    (path / "curves.png").write_bytes(bytes(5000))
+
+finetune(model, load_samples("mnist"), recipe, workdir=sys.argv[1], draw=draw, quiet=True)
 print("done")
 """
 
@@ -122,7 +127,7 @@ def test_a_line_cut_off_by_a_crash_is_forgotten(tmp_path):
 # The disk is full from the second time on that a method of the run is called, in step 4.
 FULL_DISK = """
 import resource
-from hamux_zoo._run import Run
+from hamux_zoo.training._run import Run
 
 calls, method = [], Run.{name}
 
@@ -141,7 +146,7 @@ Run.{name} = on_a_full_disk
     ("name", "message"),
     [
         ("keep", "the checkpoint of step 4 cannot be written"),
-        ("show", "after step 4 nothing can be written to .*; the checkpoint of step 2 stands; make room"),
+        ("show", r"step 4: .* cannot be written: .*\(the last checkpoint is that of step 2\); free some"),
     ],
 )
 def test_no_space_left_is_said_with_the_step_and_the_checkpoints_before_stay(tmp_path, name, message):

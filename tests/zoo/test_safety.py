@@ -12,10 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from safetensors.numpy import load_file
 
-from hamux_zoo import ConvHAM, ConvHAMConfig, DenseHopfield, DenseHopfieldConfig, EnergyTransformer, from_pretrained
-from hamux_zoo._card import read_card
-from hamux_zoo._model import named_leaves
-from hamux_zoo.models.energy_transformer import EnergyTransformerConfig
+from hamux_zoo import (
+    ConvHAM,
+    ConvHAMConfig,
+    DenseHopfield,
+    DenseHopfieldConfig,
+    EnergyTransformer,
+    EnergyTransformerConfig,
+    from_pretrained,
+)
+from hamux_zoo.files import read_card
+from hamux_zoo.pretrained import named_leaves
 
 SMALL = {
     "dense-hopfield": lambda: DenseHopfield(
@@ -69,7 +76,7 @@ XI = "ham.synapses.memory.xi.0"
         ({"data_offsets": [8, 4]}, "truncated or corrupt"),
         ({"data_offsets": [0, 48]}, "truncated or corrupt"),  # where another tensor lies
         ({"dtype": "F32"}, "truncated or corrupt"),
-        ({"dtype": "I64"}, "is I64, expected one of F16"),
+        ({"dtype": "I64"}, "is I64; expected one of F16"),
         ({"dtype": "F99"}, "truncated or corrupt"),
         ({"shape": [10**12]}, "truncated or corrupt"),
         ({"shape": [2**62, 2**62]}, "truncated or corrupt"),
@@ -106,10 +113,11 @@ def test_what_is_no_file_of_tensors(folder, content):
         ('{"format_version": NaN}', "NaN is not a finite number"),
         ('{"format_version": -Infinity}', "-Infinity is not a finite number"),
         ('{"format_version": 1e999}', "1e999 is not a finite number"),
+        (r'{"model_type": "\ud800"}', "config.json is not JSON: .*surrogates"),
         ('{"format_version": 2, "format_version": 2}', r"the keys \['format_version'\] are there more than once"),
         ("[" * 500_000, "config.json is not JSON"),
         ("1" * 10_000, "config.json is not JSON"),
-        ('{"a": ' + "[" * 2**20, "config.json has 1048582 bytes; 1048576 are the most"),
+        ('{"a": ' + "[" * 2**20, "config.json has 1048582 bytes; at most 1048576 are read"),
     ],
 )
 def test_json_that_is_not_strict(folder, text, message):
@@ -138,7 +146,7 @@ def test_a_config_that_asks_for_a_billion_memories_takes_none(folder):
 @pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "model.bin", "weights/model.safetensors", ""])
 def test_names_of_files_that_lead_elsewhere(folder, name):
     edit_config(folder, sha256={name: None})
-    with pytest.raises(ValueError, match='"sha256" is'):
+    with pytest.raises(ValueError, match="sha256 is"):
         from_pretrained(folder)
 
 
@@ -189,7 +197,7 @@ def test_the_remains_of_a_save_that_are_no_save_are_refused(folder, name):
 )
 def test_a_card_of_other_metadata_is_refused(folder, metadata, message):
     (folder / "README.md").write_text(f"---\n{metadata}\n---\ntext")
-    with pytest.raises(ValueError, match=f"README.md has metadata that are not a model card's: .*{message}"):
+    with pytest.raises(ValueError, match=f"README.md has metadata that no model card has: .*{message}"):
         read_card(folder)
 
 
@@ -202,13 +210,6 @@ def test_an_altered_weight_is_refused_until_told(model, folder):
         from_pretrained(folder)
     edit_config(folder, sha256={"model.safetensors": None})
     assert not eqx.tree_equal(from_pretrained(folder), model)
-
-
-def test_the_first_format_is_read(model, folder):
-    config = json.loads((folder / "config.json").read_text())
-    del config["sha256"]
-    (folder / "config.json").write_text(json.dumps(config | {"format_version": 1}))
-    assert eqx.tree_equal(from_pretrained(folder), model)
 
 
 JSON = st.recursive(

@@ -1,3 +1,3 @@
-from hamux_zoo.app import make_app
+from hamux_zoo.show.app import make_app
 
 make_app().launch()

@@ -1,66 +1,52 @@
 """Convolutional hierarchical associative memory: an image and its label at the two ends of one energy."""
 
 import dataclasses
-import functools
 import math
-import operator
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable
+from typing import ClassVar, Literal, Self, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 import hamux
 
-from .._model import (
-    RetrievedPattern,
-    ZooModel,
-    check_fields,
-    check_head,
-    check_mask,
-    check_normalisation,
-    check_pattern,
-    denormalised,
-    normalised,
-    only_known,
-    retrieved,
-    unit_rows,
-)
+from ..config import Config
+from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, Generator, States, compiled
+from ..pixels import check_statistics, denormalise, normalise
 
 Image = Float[Array, "height width channels"]
-Mask = Bool[Array, "height width channels"]
-States = dict[str, Float[Array, "..."]]
+Known = Bool[Array, "height width channels"]
+Synapse = TypeVar("Synapse", bound=eqx.Module)
 
-_LAGRANGIANS: dict[str, Any] = {
-    "tanh": hamux.lagr_tanh,
-    "relu": hamux.lagr_relu,
-    "softmax": hamux.lagr_softmax,
-}
-_ADJOINTS: dict[str, Any] = {"unrolled": hamux.Unrolled(), "implicit": hamux.Implicit()}
+_LAGRANGIANS = {"tanh": hamux.lagr_tanh, "relu": hamux.lagr_relu, "softmax": hamux.lagr_softmax}
+_ADJOINTS: dict[str, hamux.Adjoint] = {"unrolled": hamux.Unrolled(), "implicit": hamux.Implicit()}
 
 
-@dataclasses.dataclass(frozen=True)
-class ConvHAMConfig:
-    """What a convolutional HAM is made of.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvHAMConfig(Config):
+    """The config of a `ConvHAM`.
 
-    - `shape`: of an image, (height, width, channels); `mean`, `std`: of its pixels in [0, 1], one a channel or one for
-      all, by which the neurons of the image show them as v = (p − mean) / std.
+    - `shape`: of an image, (height, width, channels).
+    - `mean`, `std`: of its pixels, by which the neurons of the image show them as v = (p − mean) / std; one number, or
+      one for each channel.
     - `classes`: the number of label neurons, 0 for none.
-    - `channels`: of each block, one convolution and one pooled layer. `kernel`: the side of a convolution's filters;
-      `pool`: of the windows whose average is pooled, which part the image into whole windows at every block.
-    - `activation`: of the blocks, "tanh", "softmax" over the channels, or "relu", under which E is bounded below only
-      while the filters are small.
+    - `channels`: of each block, which is one convolution and one pooled layer.
+    - `kernel`: the side of the filters. `pool`: the side of the windows that are averaged; whole windows fill the image
+      at every block.
+    - `activation`: of the blocks: "tanh", "softmax" over the channels, or "relu". With "relu" the energy is bounded
+      below only while the filters are small.
     - `memory`: the activation of the `memories` hidden neurons that see the last block and the label.
-    - `betas`: the inverse temperatures that blocks, memory and label start from; parameters of the model, where their
-      Lagrangian has one (relu has none).
-    - `feedback`: γ, by which every block speaks more weakly than the one below, and the memory than the last.
-    - `steps`: sweeps over all layers when classifying and training. `dt`: of every layer's update, at most 1; at 1 it
-      goes to its minimum.
-    - `gradient`: how the training differentiates the sweeps, "unrolled" or "implicit", see `hamux.Unrolled` and
-      `hamux.Implicit`.
+    - `betas`: the inverse temperatures of blocks, memory and label at the start. They are parameters of the model where
+      the Lagrangian has one; relu has none.
+    - `feedback`: γ, the factor by which each block speaks more softly than the one below, and the memory than the last.
+    - `steps`: the number of sweeps over all layers, in a recall, in classification and in training.
+    - `dt`: of every layer's update, at most 1, at which it goes to its minimum.
+    - `gradient`: how training differentiates the sweeps: `hamux.Unrolled` or `hamux.Implicit`.
 
     **Raises** ValueError, naming the field, for a value of another type, out of range, or that does not fit the others.
     """
@@ -75,83 +61,84 @@ class ConvHAMConfig:
     activation: Literal["tanh", "softmax", "relu"] = "tanh"
     memory: Literal["relu", "softmax", "tanh"] = "relu"
     memories: int = 256
-    betas: tuple[float, ...] = (1.0, 1.0, 1.0)
+    betas: tuple[float, float, float] = (1.0, 1.0, 1.0)
     feedback: float = 0.01
     steps: int = 2
     dt: float = 1.0
     gradient: Literal["unrolled", "implicit"] = "unrolled"
 
-    def __post_init__(self):
-        check_fields(self)
-        sizes = {name: getattr(self, name) for name in ("kernel", "pool", "memories", "steps")}
-        sizes |= {f"{name}[{i}]": size for name in ("shape", "channels") for i, size in enumerate(getattr(self, name))}
-        if wrong := {name: size for name, size in sizes.items() if size < 1}:
-            raise ValueError(f"{wrong}: whole numbers of at least 1 are expected")
-        if self.classes < 0:
-            raise ValueError(f"classes is {self.classes}; it is 0, for none, or a whole number above")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "channels", "kernel", "pool", "memories", "steps")
         if len(self.shape) != 3 or not self.channels:
             raise ValueError(
-                f"shape is {self.shape}, channels {self.channels}; expected (height, width, channels) and one block "
-                "at least"
+                f"shape is {self.shape} and channels is {self.channels}; expected (height, width, channels) and at "
+                "least one block"
             )
         part = self.pool ** len(self.channels)
         if self.shape[0] % part or self.shape[1] % part:
             fitting = tuple(max(1, round(size / part)) * part for size in self.shape[:2])
             raise ValueError(
-                f"{len(self.channels)} blocks that pool {self.pool} × {self.pool} do not part images of "
+                f"{len(self.channels)} blocks that pool {self.pool} × {self.pool} do not divide images of "
                 f"{self.shape[0]} × {self.shape[1]} into whole windows; multiples of {part} fit, such as "
                 f"{fitting[0]} × {fitting[1]}"
             )
-        check_normalisation(self)
-        if len(self.betas) != 3 or not all(math.isfinite(beta) and beta > 0 for beta in self.betas):
-            raise ValueError(f"betas is {self.betas}; expected three numbers above 0, of blocks, memory and label")
+        check_statistics(self.mean, self.std, self.shape[2])
+        if not (np.isfinite(self.betas).all() and min(self.betas) > 0):
+            raise ValueError(f"betas is {self.betas}; expected three finite numbers greater than 0")
         if not 0 < self.feedback <= 1:
-            raise ValueError(f"feedback is {self.feedback}; it is greater than 0 and at most 1")
+            raise ValueError(f"feedback is {self.feedback}; expected a number greater than 0 and at most 1")
         if not 0 < self.dt <= 1:
-            raise ValueError(f"dt is {self.dt}; an update goes up to the minimum of its layer, 0 < dt ≤ 1")
+            raise ValueError(f"dt is {self.dt}; an update goes at most to the minimum of its layer, 0 < dt ≤ 1")
 
 
 class _Scaled(eqx.Module):
-    """(s/k) L(kx), whose activation s g(kx) is s times as strong as that of L, at states k times as large."""
+    """(s/k) L(kx): its activation s g(kx) is s times as strong as that of L, at states that are k times as large."""
 
-    lagrangian: Any = eqx.field(static=True)
+    lagrangian: Callable[..., Float[Array, ""]] = eqx.field(static=True)
     strength: float = eqx.field(static=True)
     gain: float = eqx.field(static=True)
-    beta: Float[Array, ""] | None  # the inverse temperature of L, where it has one
+    beta: Float[Array, ""] | None  # the inverse temperature of L, if it has one
 
     @property
-    def elementwise(self) -> bool | None:
-        return getattr(self.lagrangian, "elementwise", None)
+    def convex(self) -> object:
+        return hamux.declared(self._unscaled, "convex")
 
     @property
-    def tokenwise(self) -> bool | None:
-        return getattr(self.lagrangian, "tokenwise", None)
+    def elementwise(self) -> object:
+        return hamux.declared(self._unscaled, "elementwise")
+
+    @property
+    def tokenwise(self) -> object:
+        return hamux.declared(self._unscaled, "tokenwise")
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        options = {} if self.beta is None else {"beta": self.beta}
-        return self.strength / self.gain * self.lagrangian(self.gain * x, **options)
+        scaled: Array = self.strength / self.gain * self._unscaled(self.gain * x)
+        return scaled
+
+    @property
+    def _unscaled(self) -> Partial:
+        return Partial(self.lagrangian) if self.beta is None else Partial(self.lagrangian, beta=self.beta)
 
 
-class ConvHAM(ZooModel):
-    """Layers of neurons from the image up to its label, each joined to the next by a synapse that both feel:
+class ConvHAM(Classifier, Generator, Featured, Attributed):
+    """Layers of neurons from the image up to its label, each joined to the next by a synapse that both feel.
 
         E = Σ_l (g_l·x_l − L_l(x_l)) − b·g_image − Σ_i g_conv,i·(W_i ⋆ g_pool,i−1 + b_i) − Σ_i g_pool,i·mean(g_conv,i)
             − g_memory·(W g_pool,n + b) − g_label·(V g_memory),  g_pool,0 = g_image
 
-    "image" (identity), "conv1", "pool1", … (`activation`), "memory" (`memory`), "label" (softmax). E is linear in the
-    g of every layer while the others are held, so that `hamux.GaussSeidel`, which takes one layer after another to its
-    minimum, never raises it. A sweep upward from states at rest is, at dt = 1, the pass of a convolutional network, to
-    which softmax layers at rest add constants; in the sweeps after it every layer hears the one above. What is known is
-    held: the image, to classify; some pixels, to complete them; the label, to generate. Max pooling
-    (`hamux.PoolSynapse`) is not linear in the layer it pools, and left out.
+    The layers are "image" (identity), "conv1", "pool1", … (`activation`), "memory" (`memory`) and "label" (softmax). E
+    is linear in the g of each layer while the others are held. So `hamux.GaussSeidel`, which takes one layer after
+    another to its minimum, never raises it. At dt = 1 a sweep upward from states at rest is the pass of a convolutional
+    network, to which softmax layers at rest add constants. In later sweeps each layer hears the one above. What is
+    known is held: the image to classify it, some pixels to complete them, the label to generate. Max pooling
+    (`hamux.PoolSynapse`) is not linear in the layer it pools, and is left out.
 
     The same weights lead up and down, and what comes down must not drown what came up. So the activations of the first
-    block are 1/(kernel² √channels) as strong, that what its windows say of a pixel adds up to around 1; those of every
-    further block, and of the memory, γ = `feedback` as strong as of the one before. The pooled layers and the label
-    make up for it, and take their states as much larger: upward all is as without. Weak feedback: Xie & Seung,
-    "Equivalence of Backpropagation and Contrastive Hebbian Learning in a Layered Network", 2003.
-
-    One image is floats in [0, 1] `(height, width, channels)`; batches by `jax.vmap`.
+    block are 1/(kernel² √channels) as strong: what its windows say of a pixel adds up to around 1. Those of each
+    further block, and of the memory, are γ = `feedback` as strong as those of the one before. The pooled layers and the
+    label make up for it and take their states as much larger, so that the way up is as without. Weak feedback: Xie &
+    Seung, "Equivalence of Backpropagation and Contrastive Hebbian Learning in a Layered Network", 2003.
 
     Krotov, "Hierarchical Associative Memory", 2021.
     """
@@ -162,20 +149,24 @@ class ConvHAM(ZooModel):
     config: ConvHAMConfig = eqx.field(static=True)
     ham: hamux.HAM
 
-    def __init__(self, config: ConvHAMConfig, *, key: PRNGKeyArray):
+    def __init__(self, config: ConvHAMConfig, *, key: PRNGKeyArray) -> None:
         keys = iter(jr.split(key, len(config.channels) + 3))
         beta, memory_beta, label_beta = config.betas
 
-        def neurons(activation: str, shape: tuple[int, ...], beta: float, strength=1.0, gain=1.0) -> hamux.Neurons:
-            inverse_temperature = None if activation == "relu" else jnp.asarray(float(beta))
+        def neurons(
+            activation: str, shape: tuple[int, ...], beta: float, strength: float = 1.0, gain: float = 1.0
+        ) -> hamux.Neurons:
+            inverse_temperature = None if activation == "relu" else jnp.asarray(beta)
             return hamux.Neurons(_Scaled(_LAGRANGIANS[activation], strength, gain, inverse_temperature), shape)
 
-        def convolution(channels: int, below: tuple[int, ...], side: int | tuple[int, ...], padding: str) -> Any:
+        def convolution(
+            channels: int, below: tuple[int, ...], side: int | tuple[int, ...], padding: str
+        ) -> hamux.ConvSynapse:
             synapse = hamux.ConvSynapse(next(keys), channels, below[-1], side, padding=padding, use_bias=True)
-            return unit_rows(synapse, synapse.W[0].size)
+            return _unit_rows(synapse, synapse.W[0].size)
 
         layers = {"image": hamux.Neurons(hamux.lagr_identity, config.shape)}
-        synapses: dict[str, Any] = {"mean": hamux.BiasSynapse(next(keys), config.shape)}
+        synapses: dict[str, Callable[..., Array]] = {"mean": hamux.BiasSynapse(next(keys), config.shape)}
         connections: list[tuple[tuple[str, ...], str]] = [(("image",), "mean")]
         below, size, strength = "image", config.shape, 1 / (config.kernel**2 * math.sqrt(config.channels[0]))
         for i, channels in enumerate(config.channels, 1):
@@ -192,199 +183,156 @@ class ConvHAM(ZooModel):
         connections += [((below, "memory"), "parts")]
         if config.classes:
             names = hamux.DenseSynapse(next(keys), config.memories, config.classes)
-            synapses["names"] = unit_rows(names, config.memories)
+            synapses["names"] = _unit_rows(names, config.memories)
             layers["label"] = neurons("softmax", (config.classes,), label_beta, gain=1 / strength)
             connections += [(("memory", "label"), "names")]
         self.config = config
         self.ham = hamux.HAM(layers, synapses, connections)
 
-    def encode(self, x: Image) -> States:
-        """The states in which the image's neurons show `x` and all others are at rest.
-
-        **Raises** ValueError when `x` is not of the config's shape, not of floats, or holds NaN.
-        """
-        check_pattern(x, self.config.shape)
-        return _encode(self, x)
-
-    def decode(self, xs: Mapping[str, Float[Array, "..."]]) -> Image:
-        """The image that its neurons show, in [0, 1] but for over- and undershoots."""
-        return denormalised(self.config, xs["image"])
-
-    def classify(self, x: Image) -> Float[Array, " classes"]:
-        """The logits of the label's softmax after `steps` sweeps upward with the image held.
-
-        **Raises** ValueError for a model without label neurons, and as `encode`.
-        """
-        self.head()
-        return self._scores(self._upward(x))
-
-    def retrieve(
+    def start(
         self,
         x: Image,
-        mask: Mask | None = None,
+        known: Known | None = None,
         *,
-        tol: float = 1e-4,
-        max_steps: int = 200,
-        trajectory: bool = False,
-    ) -> RetrievedPattern:
-        """Descend from `x` to the fixed point it recalls, by `hamux.relax`.
+        label: Int[Array, ""] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[States, Clamp]:
+        """Returns the states after one sweep upward, from layers at rest or, with a `key`, from normal numbers."""
+        clamp: Clamp = {} if known is None else {"image": known}
+        xs = self._rest(key) | self._showing(x)
+        if label is not None:
+            xs |= {"label": 20 * jax.nn.one_hot(label, self.config.classes, dtype=self._dtype)}
+            clamp |= {"label": True}
+        return self._swept(xs, 1, up=True, clamp=clamp | {"image": True}), clamp
 
-        `mask` is True where a pixel is known: it is held. What `x` has elsewhere is not looked at; those pixels start
-        at 0.5. Without a mask every pixel starts as it is, and may move. All layers above have seen the start in one
-        sweep upward; a step is a sweep down and up again. **Raises** ValueError when `x` or `mask` do not fit, or hold
-        NaN.
-        """
-        start, clamp = self._given(x, mask)
-        options: dict[str, Any] = {"method": self._sweep(down=True), "clamp": clamp, "trajectory": trajectory}
-        end = hamux.relax(self.ham, start, tol=tol, max_steps=max_steps, **options)
-        return retrieved(self, end, self._scores(end.xs), x, mask)
+    def decode(self, xs: States) -> Image:
+        return denormalise(xs["image"], self.config.mean, self.config.std)
 
-    def watch(
-        self, x: Image, known: Mask | None = None, *, steps: int, dt: float = 1.0
-    ) -> tuple[Float[Array, "steps_plus_1 height width channels"], Float[Array, " steps_plus_1"]]:
-        """What is shown and the energy, at the start and after each of `steps` sweeps of `retrieve`, see `ZooModel`."""
-        start, clamp = self._given(x, known)
-        model = self.with_config(dt=dt * self.config.dt)
-        path = model._swept(start, steps, clamp, down=True, trajectory=True)
-        shown: Any = retrieved(model, path, None, x, known)
-        return shown.trajectory, shown.energies
-
-    def reconstruct(self, image: Image, mask: Mask) -> Image:
-        """The image at the fixed point, its pixels held but for those that `mask` hides (True), see `retrieve`."""
-        check_mask(mask, self.config.shape, "hidden")
-        return self.retrieve(image, ~jnp.asarray(mask)).x
-
-    def generate(
-        self, label: int | Int[Array, ""], key: PRNGKeyArray, *, tol: float = 1e-4, max_steps: int = 200
-    ) -> Image:
-        """The image to which random states, drawn by `key`, descend while the label is held.
-
-        Between label and image lie all blocks, and each hears the one above as weakly as `feedback` says: where that is
-        small, the label decides little. **Raises** ValueError for a class that there is not, and for a model without
-        label neurons; TypeError for a label that is no whole number.
-        """
-        self.head()
-        if not isinstance(label, jax.core.Tracer) and not 0 <= operator.index(label) < self.config.classes:
-            raise ValueError(f"label is {label}; the model knows classes 0 to {self.config.classes - 1}")
-        sure = 20 * jax.nn.one_hot(label, self.config.classes, dtype=self._dtype)
-        return self._called_up(self._at_rest(key) | {"label": sure}, "label", tol, max_steps)
-
-    def attribution(self, x: Image) -> Float[Array, " memories"]:
-        """Each memory's share, summing to 1, of the activity of all of them after `steps` sweeps upward with the image
-        held; 0 where none is active. **Raises** as `encode`."""
-        activity = jnp.abs(self.ham.activations(self._upward(x))["memory"].ravel())
-        return activity / jnp.maximum(jnp.sum(activity), jnp.finfo(activity.dtype).tiny)
-
-    def memories(
-        self, which: slice = slice(None), *, tol: float = 1e-4, max_steps: int = 200
-    ) -> Float[Array, "memories height width channels"]:
-        """Each of these memories as the image that it calls up: all other layers at rest descend while it alone is
-        active."""
-        return _memories(self, jnp.eye(self.config.memories, dtype=self._dtype)[which, None, None], tol, max_steps)
-
-    def energy_tree(self, x: Image, mask: Mask | None = None) -> PyTree[Float[Array, " steps_plus_1"]]:
-        """The energy in its parts, as `hamux.HAM.energy_tree`, at the start and after each of the first `steps` sweeps
-        of `retrieve`. **Raises** ValueError when `x` or `mask` do not fit."""
-        start, clamp = self._given(x, mask)
-        path: Any = self._swept(start, self.config.steps, clamp, down=True, trajectory=True).trajectory
-        return _energy_trees(self.ham, path)
-
-    def rehearse(
-        self, x: Image, known: Mask | None, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "1 height width channels"], Float[Array, "1 classes"] | None]:
-        """What is shown after `steps` sweeps down and up, as `retrieve` makes them. See `ZooModel`."""
-        start, clamp = self._given(x, known)
-        end = self._swept(start, self.config.steps, clamp, down=True).xs
-        scores = self._scores(end)
-        return self.decode(end)[None], None if scores is None else scores[None]
-
-    def head(self) -> Any:
-        """The synapse between memory and label."""
+    def scores(self, xs: States) -> Float[Array, " classes"] | None:
+        """Returns the logits of the label's softmax."""
         if not self.config.classes:
-            raise ValueError("this memory has no label neurons; give it some with with_head(classes=…, key=…)")
+            return None
+        label = self._lagrangian("label")
+        assert label.beta is not None
+        return label.gain * (label.beta * xs["label"])
+
+    def dynamics(self) -> Dynamics:
+        """A recall takes `steps` sweeps, each down from the label and up again."""
+        return Dynamics(method=self._sweep(), steps=self.config.steps, adjoint=_ADJOINTS[self.config.gradient])
+
+    def classify(self, x: ArrayLike) -> Float[Array, " classes"]:
+        """Returns the logits of the label's softmax after `steps` sweeps upward that hold the image.
+
+        **Raises** ValueError for a memory without label neurons, and if `x` does not fit.
+        """
+        self.check_classes()
+        scores = self.scores(self._seen(x))
+        assert scores is not None
+        return scores
+
+    def features(self, x: ArrayLike) -> Float[Array, " dim"]:
+        """Returns the last pooled layer beside the memory layer after `steps` sweeps upward that hold the image.
+
+        Each is divided by its root mean square. **Raises** as `recall`.
+        """
+        return _features(self, self._seen(x))
+
+    def attribution(self, x: ArrayLike | None, known: ArrayLike | None = None) -> Float[Array, " memories"]:
+        """Returns each memory's share of the activity of all of them; 0 if none is active."""
+        return _shares(self, self.recall(x, known, energies=False).xs)
+
+    def memories(self, which: slice = slice(None)) -> Float[Array, "memories height width channels"]:
+        """Returns the image that each memory calls up: while it alone is active, the other layers descend from rest."""
+        images: Array = _called_up(self, jnp.eye(self.config.memories, dtype=self._dtype)[which, None, None])
+        return images
+
+    def head(self) -> Callable[..., Array]:
+        """Returns the synapse between memory and label."""
+        self.check_classes()
         return self.ham.synapses["names"]
 
     def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
-        """The same layers from the image to the memory, with new label neurons, so many, and random weights to them."""
-        check_head(classes)
-        self._check_ham()
-        fresh = type(self)(dataclasses.replace(self.config, classes=classes), key=key)
-        fresh = jax.tree.map(lambda leaf: leaf.astype(self._dtype), fresh)
+        """Returns the same layers up to the memory, with so many label neurons and random weights to them."""
+        config = self.config.for_classes(classes)
+        self.check_ham()
 
-        def kept(model: ConvHAM) -> list[Any]:
-            layers = [model.ham.neurons[name] for name in model.ham.neurons if name != "label"]
-            return layers + [model.ham.synapses[name] for name in model.ham.synapses if name != "names"]
+        def kept(model: ConvHAM) -> list[object]:
+            layers = [layer for name, layer in model.ham.neurons.items() if name != "label"]
+            label = [model._lagrangian("label").beta] if self.config.classes else []
+            return [*layers, *label, *(each for name, each in model.ham.synapses.items() if name != "names")]
 
-        return eqx.tree_at(kept, fresh, kept(self))
-
-    def _scores(self, xs: States) -> Any:
-        """The logits of the label's softmax, None without label neurons."""
-        if not self.config.classes:
-            return None
-        label: Any = self.ham.neurons["label"].lagrangian
-        return label.gain * (label.beta * xs["label"])
+        fresh = jax.tree.map(lambda leaf: leaf.astype(self._dtype), type(self)(config, key=key))
+        headed: Self = eqx.tree_at(kept, fresh, kept(self))
+        return headed
 
     @property
-    def _dtype(self) -> Any:
-        bias: Any = self.ham.synapses["mean"]
-        return bias.b.dtype
+    def _dtype(self) -> jnp.dtype:
+        return jnp.result_type(*jax.tree.leaves(self.ham.synapses["mean"]))
 
-    def _at_rest(self, key: PRNGKeyArray | None = None) -> States:
-        """All states 0; with a `key`, normal numbers."""
+    def _lagrangian(self, layer: str) -> _Scaled:
+        found = self.ham.neurons[layer].lagrangian
+        assert isinstance(found, _Scaled)
+        return found
+
+    def _rest(self, key: PRNGKeyArray | None = None) -> States:
+        """All states 0 or, with a `key`, normal numbers."""
         return {name: state.astype(self._dtype) for name, state in self.ham.init_states(key=key).items()}
 
-    def _sweep(self, *, down: bool) -> hamux.GaussSeidel:
-        """Upward from the image; or downward to it from the label, which has just been updated, and up again."""
-        up = list(dict.fromkeys(name for layers, _ in self.ham.connections for name in layers))
-        within = up[1 : up.index("memory") + 1]
-        return hamux.GaussSeidel([*reversed(within), *up] if down else up, dt=self.config.dt)
+    def _showing(self, x: Image) -> States:
+        """The image's neurons as they show `x`."""
+        return {"image": normalise(x, self.config.mean, self.config.std).astype(self._dtype)}
 
-    def _swept(self, xs: States, steps: int, clamp: Any, *, down: bool, trajectory: bool = False) -> hamux.Retrieval:
-        adjoint, method = _ADJOINTS[self.config.gradient], self._sweep(down=down)
-        return hamux.descend(
-            self.ham, xs, steps=steps, method=method, clamp=clamp, adjoint=adjoint, trajectory=trajectory
+    def _sweep(self, *, up: bool = False) -> hamux.GaussSeidel:
+        """Upward from the image; or down to it from the label, which has just been updated, and up again."""
+        order = list(dict.fromkeys(name for layers, _ in self.ham.connections for name in layers))
+        within = order[1 : order.index("memory") + 1]
+        return hamux.GaussSeidel(order if up else [*reversed(within), *order], dt=self.config.dt)
+
+    def _swept(self, xs: States, steps: int, *, up: bool = False, clamp: Clamp) -> States:
+        adjoint, method = _ADJOINTS[self.config.gradient], self._sweep(up=up)
+        end = hamux.descend(self.ham, xs, steps=steps, method=method, clamp=clamp, adjoint=adjoint, energies=False)
+        return end.xs
+
+    def _seen(self, x: ArrayLike) -> States:
+        """The states after `steps` sweeps upward that hold the image."""
+        image, _ = self.checked(x)
+        xs: States = _seen(self, image)
+        return xs
+
+
+@compiled
+def _seen(model: ConvHAM, x: Image) -> States:
+    return model._swept(model._rest() | model._showing(x), model.config.steps, up=True, clamp={"image": True})
+
+
+@compiled
+def _features(model: ConvHAM, xs: States) -> Float[Array, " dim"]:
+    gs = model.ham.activations(xs)
+    parts = [gs[f"pool{len(model.config.channels)}"].ravel(), gs["memory"].ravel()]
+    return jnp.concatenate([part / jnp.sqrt(jnp.mean(part**2) + 1e-12) for part in parts])
+
+
+@compiled
+def _shares(model: ConvHAM, xs: States) -> Float[Array, " memories"]:
+    activity = jnp.abs(model.ham.neurons["memory"].activations(xs["memory"]).ravel())
+    return activity / jnp.maximum(jnp.sum(activity), jnp.finfo(activity.dtype).tiny)
+
+
+@compiled
+def _called_up(
+    model: ConvHAM, active: Float[Array, "active 1 1 memories"]
+) -> Float[Array, "active height width channels"]:
+    def image(state: Float[Array, "1 1 memories"]) -> Image:
+        xs, method = model._rest() | {"memory": state}, model._sweep()
+        return model.decode(
+            hamux.relax(model.ham, xs, tol=1e-4, max_steps=200, method=method, clamp={"memory": True}).xs
         )
 
-    def _upward(self, x: Image) -> States:
-        """The states after `steps` sweeps upward with the image held."""
-        return self._swept(self.encode(x), self.config.steps, {"image": True}, down=False).xs
-
-    def _given(self, x: Image, known: Mask | None) -> tuple[States, dict[str, Any] | None]:
-        """Where a retrieval from `x` starts, and what it holds."""
-        if known is None:
-            return _seen(self, self.encode(x)), None
-        check_mask(known, self.config.shape, "known")
-        return _seen(self, self.encode(only_known(x, known))), {"image": known}
-
-    def _called_up(self, xs: States, layer: str, tol: float, max_steps: int) -> Image:
-        """The image to which the states descend while `layer` is held."""
-        method = self._sweep(down=True)
-        end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, method=method, clamp={layer: True})
-        return self.decode(end.xs)
+    images: Array = jax.lax.map(image, active, batch_size=64)
+    return images
 
 
-# Four programs; operation by operation a first image would take seconds longer.
-@jax.jit
-def _encode(model: ConvHAM, x: Image) -> States:
-    return model._at_rest() | {"image": normalised(model.config, x).astype(model._dtype)}
-
-
-@jax.jit
-def _seen(model: ConvHAM, xs: States) -> States:
-    """The states after one sweep upward from the image, which is held."""
-    return hamux.descend(model.ham, xs, steps=1, method=model._sweep(down=False), clamp={"image": True}).xs
-
-
-@functools.partial(jax.jit, static_argnums=3)
-def _memories(
-    model: ConvHAM, active: Array, tol: float, max_steps: int
-) -> Float[Array, "active height width channels"]:
-    def called_up(state):
-        return model._called_up(model._at_rest() | {"memory": state}, "memory", tol, max_steps)
-
-    return jax.lax.map(called_up, active, batch_size=64)
-
-
-@jax.jit
-def _energy_trees(ham: hamux.HAM, path: States) -> PyTree[Float[Array, " steps_plus_1"]]:
-    return jax.vmap(lambda xs: ham.energy_tree(ham.activations(xs), xs))(path)
+def _unit_rows(synapse: Synapse, size: int) -> Synapse:
+    """The synapse with rows of length 1, of `size` numbers, in place of a deviation of 0.02."""
+    scaled: Synapse = jax.tree.map(lambda w: w / (0.02 * size**0.5), synapse)
+    return scaled

@@ -1,10 +1,8 @@
-"""Dense associative memory: patterns, and their labels, as the minima of one energy."""
+"""Dense associative memory: patterns and their labels as the minima of one energy."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import equinox as eqx
 import jax
@@ -12,80 +10,99 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 import hamux
-from hamux import KernelSynapse, Neurons
+from hamux import HopfieldSynapse, KernelSynapse, Neurons
 
-from .._model import RetrievedPattern, ZooModel, check_mask, check_pattern, only_known, retrieved
+from ..config import Config
+from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, Generator, Rehearsal, States, compiled
+from ..pixels import span
+from ..pretrained import skeleton_of
+
+Energy = Literal["polynomial", "exponential", "log-sum-exp", "epanechnikov"]
 
 
-@dataclasses.dataclass(frozen=True)
-class DenseHopfieldConfig:
-    """What a dense Hopfield network is made of.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseHopfieldConfig(Config):
+    """The config of a `DenseHopfield`.
 
-    - `shape`: of one pattern, floats in [0, 1].
+    - `shape`: of one pattern, with any number of axes.
     - `memories`: K, the number of stored patterns.
     - `classes`: the number of label neurons, 0 for none.
-    - `energy`: "polynomial", "exponential", "log-sum-exp" or "epanechnikov", see `DenseHopfield`.
-    - `degree`: n of the polynomial and of the exponential energy; the higher, the more memories and the less blending.
-    - `beta`: the inverse temperature it starts from; a parameter of the model. None picks one for the energy.
+    - `energy`: "polynomial", "exponential", "log-sum-exp" or "epanechnikov"; see `DenseHopfield`.
+    - `degree`: n of the polynomial and of the exponential energy. A higher degree holds more memories and blends less.
+    - `beta`: the inverse temperature at the start, a parameter of the model. None picks one that suits the energy.
+    - `low`, `high`: the range of a pattern's numbers.
+
+    **Raises** ValueError, naming the field, for a value of another type or out of range.
     """
 
     shape: tuple[int, ...] = (28, 28, 1)
     memories: int = 1000
-    classes: int = 0
-    energy: Literal["polynomial", "exponential", "log-sum-exp", "epanechnikov"] = "log-sum-exp"
+    energy: Energy = "log-sum-exp"
     degree: float = 3.0
     beta: float | None = None
+    low: float = 0.0
+    high: float = 1.0
 
-    def __post_init__(self):
-        object.__setattr__(self, "shape", tuple(self.shape))
-        sizes = (*self.shape, self.memories)
-        whole = all(isinstance(size, int) for size in (*sizes, self.classes))
-        if not (self.shape and whole and min(sizes) > 0 and self.classes >= 0):
-            raise ValueError(
-                f"shape {self.shape}, memories {self.memories}, classes {self.classes}: whole numbers are expected; "
-                "a pattern has pixels, a memory at least one pattern, classes are 0 or more"
-            )
-        if self.energy not in _BETA:
-            raise ValueError(f"energy is {self.energy!r}; it is one of {list(_BETA)}")
-        if not self.degree > 1:
-            raise ValueError(f"degree is {self.degree}; it is greater than 1")
-        if self.beta is not None and not (math.isfinite(self.beta) and self.beta > 0):
-            raise ValueError(f"beta is {self.beta}; it is finite and greater than 0, or None")
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "memories")
+        if not 1 < self.degree < math.inf:
+            raise ValueError(f"degree is {self.degree}; expected a finite number greater than 1")
+        if self.beta is not None and not 0 < self.beta < math.inf:
+            raise ValueError(f"beta is {self.beta}; expected a finite number greater than 0, or None")
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"low is {self.low} and high is {self.high}; expected finite numbers, low below high")
 
     @property
     def pixels(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def layers(self) -> dict[str, int]:
+        """The sizes of the layers of neurons."""
+        return {"pixels": self.pixels} | ({"label": self.classes} if self.classes else {})
 
-# Enough that a neuron pulled by one memory, half of which is seen, comes to ±0.999; that memories a few pixels apart
-# are told apart; that a memory is felt while fewer than a quarter of its pixels are flipped.
-_BETA = {
-    "polynomial": lambda config: 4.0 * 2.0 ** min(config.degree - 1, 80),
-    "exponential": lambda config: 4.0 * math.exp(min(config.degree / 2, 60)),
-    "log-sum-exp": lambda config: 1.0,
-    "epanechnikov": lambda config: 2 / config.pixels,
-}
+    @property
+    def first_beta(self) -> float:
+        """The inverse temperature that a new model has.
+
+        By default a neuron that is pulled by one memory, half of which is seen, comes to ±0.999. With log-sum-exp,
+        memories a few pixels apart are told apart. With epanechnikov, a memory is felt while fewer than a quarter of
+        its pixels are flipped.
+        """
+        if self.beta is not None:
+            return self.beta
+        match self.energy:
+            case "polynomial":
+                return 4.0 * math.exp2(min(self.degree - 1, 80))
+            case "exponential":
+                return 4.0 * math.exp(min(self.degree / 2, 60))
+            case "log-sum-exp":
+                return 1.0
+            case "epanechnikov":
+                return 2 / self.pixels
 
 
-class DenseHopfield(ZooModel):
-    """K memories ξ_μ ∈ [−1, 1]^N of a pattern's N pixels, a pixel p seen as v = 2p − 1, and of its label neurons, ±1.
+class DenseHopfield(Classifier, Generator, Featured, Attributed):
+    """K memories ξ_μ ∈ [−1, 1]^N of a pattern's N pixels and of its label neurons, as the minima of one energy.
 
-    A new model's memories are normal numbers from `key`; `store` gives it patterns, `hamux-zoo train` learns them.
+    A pixel p becomes v = 2 (p − low) / (high − low) − 1; the label neurons of a class are one +1 among −1. A new
+    model's memories are random. `store` gives it patterns, `remember` adds some, and `hamux_zoo.train` learns them.
 
-    With m_μ = ξ_μ·v/N the overlap and d_μ = ‖v − ξ_μ‖ the distance, labels included, the synapse's energy is
+    With the overlap m_μ = ξ_μ·v/N and the distance d_μ = ‖v − ξ_μ‖, labels included, the energy of the synapse is
 
     - polynomial: −(N/n) Σ_μ max(m_μ, 0)ⁿ (Krotov & Hopfield, 2016, eq. 2 and 3);
-    - exponential: −(N/n) Σ_μ exp(n (m_μ − 1)); n = N is Demircigil et al., 2017, up to a factor. In float32 a memory
-      is felt where n (1 − m_μ) < 87;
-    - log-sum-exp: −(1/β) log Σ_μ exp(−β d_μ²/2); Ramsauer et al., 2021, eq. 2, up to a constant when all memories have
-      one norm, and unlike it not drawn to the longest one when they have not (`hamux.KernelSynapse`);
+    - exponential: −(N/n) Σ_μ exp(n (m_μ − 1)), which for n = N is Demircigil et al., 2017, up to a factor. In float32 a
+      memory is felt where n (1 − m_μ) < 87;
+    - log-sum-exp: −(1/β) log Σ_μ exp(−β d_μ²/2), which is Ramsauer et al., 2021, eq. 2, up to a constant when all
+      memories have one norm, and is otherwise not drawn to the longest one (`hamux.KernelSynapse`);
     - epanechnikov: −(1/β) log Σ_μ max(1 − β d_μ²/2, 0), felt within √(2/β) (Hoover et al., 2025, eq. 3).
 
-    The neurons of the first two are v = tanh(βx), binary as β → ∞; those of the last two are v = x. Each is a HAM of
-    one synapse over one or two layers of neurons, "pixels" and "label".
+    The neurons of the first two are v = tanh(βx), binary as β → ∞; those of the other two are v = x. The HAM has one
+    synapse, "memory", over the layers "pixels" and, with classes, "label". A recall descends to a fixed point.
     """
 
     model_type: ClassVar[str] = "dense-hopfield"
@@ -94,209 +111,225 @@ class DenseHopfield(ZooModel):
     config: DenseHopfieldConfig = eqx.field(static=True)
     ham: hamux.HAM
 
-    def __init__(self, config: DenseHopfieldConfig, *, key: PRNGKeyArray):
-        layers = {"pixels": config.pixels} | ({"label": config.classes} if config.classes else {})
-        dims, size = tuple(layers.values()), sum(layers.values())
-        beta = float(_BETA[config.energy](config) if config.beta is None else config.beta)
-        synapse: Any
+    def __init__(self, config: DenseHopfieldConfig, *, key: PRNGKeyArray) -> None:
+        dims = tuple(config.layers.values())
+        size, beta = sum(dims), config.first_beta
+        synapse: HopfieldSynapse | KernelSynapse
         if config.energy in ("polynomial", "exponential"):
             separation = _Polynomial if config.energy == "polynomial" else _Exponential
-            synapse = hamux.HopfieldSynapse(key, dims, config.memories, separation(config.degree, size))
-            neurons = {n: Neurons(Partial(hamux.lagr_tanh, beta=beta), d) for n, d in layers.items()}
+            synapse = HopfieldSynapse(key, dims, config.memories, separation(config.degree, size))
+            neurons = {name: Neurons(Partial(hamux.lagr_tanh, beta=beta), dim) for name, dim in config.layers.items()}
         else:
-            kernel: Any = "gaussian" if config.energy == "log-sum-exp" else "epanechnikov"
+            kernel: Literal["gaussian", "epanechnikov"] = (
+                "gaussian" if config.energy == "log-sum-exp" else "epanechnikov"
+            )
             synapse = KernelSynapse(key, dims, config.memories, kernel, beta=beta)
-            neurons = {n: Neurons(hamux.lagr_identity, d, leak=0.0) for n, d in layers.items()}
-        random = (jr.normal(k, (config.memories, d)) for k, d in zip(jr.split(key, len(dims)), dims, strict=True))
-        synapse = synapse.store(*random)
+            neurons = {name: Neurons(hamux.lagr_identity, dim, leak=0.0) for name, dim in config.layers.items()}
+        random = (jr.normal(k, (config.memories, dim)) for k, dim in zip(jr.split(key, len(dims)), dims, strict=True))
         self.config = config
-        self.ham = hamux.HAM(neurons, {"memory": synapse}, [(tuple(layers), "memory")])
+        self.ham = hamux.HAM(neurons, {"memory": synapse.store(*random)}, [(tuple(neurons), "memory")])
 
-    @property
-    def memories(self) -> Float[Array, "memories ..."]:
-        """The stored patterns as pixels; in [0, 1] when stored, anywhere when learned."""
-        return (self._synapse.xi[0].reshape(-1, *self.config.shape) + 1) / 2
+    def start(
+        self,
+        x: Float[Array, "..."],
+        known: Bool[Array, "..."] | None = None,
+        *,
+        label: Int[Array, ""] | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[States, Clamp]:
+        config, dtype = self.config, self._xi[0].dtype
+        wide = dtype if dtype.itemsize >= 4 else jnp.float32
+        spins = {"pixels": 2 * (jnp.ravel(x).astype(wide) - config.low) / (config.high - config.low) - 1}
+        clamp: Clamp = {} if known is None else {"pixels": jnp.ravel(known)}
+        if label is not None:
+            spins["label"] = _one_hot_spins(label, config.classes).astype(wide)
+            clamp["label"] = True
+        rest = {name: state.astype(dtype) for name, state in self.ham.init_states().items()}
+        return rest | {name: self._state_of(name, spin).astype(dtype) for name, spin in spins.items()}, clamp
+
+    def _state_of(self, layer: str, spins: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        """The state that shows `spins`; a saturated tanh neuron shows ±0.9999, since half precision rounds it to 1."""
+        if self._is_kernel:
+            return spins
+        return jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / self._beta_of(layer).astype(spins.dtype)
+
+    def decode(self, xs: States) -> Float[Array, "..."]:
+        return self._as_patterns(self.ham.neurons["pixels"].activations(xs["pixels"]))
+
+    def scores(self, xs: States) -> Float[Array, " classes"] | None:
+        """Returns 2βx of the label neurons: where these are tanh(βx), the logits of being +1."""
+        return 2 * self._beta_of("label") * xs["label"] if self.config.classes else None
+
+    def dynamics(self) -> Dynamics:
+        return Dynamics(rehearsal=Rehearsal(steps=3, warmup=10, judged=3))
+
+    def classify(self, x: ArrayLike) -> Float[Array, " classes"]:
+        """Returns −β times the synapse's energy of `x` together with each label; the largest is the class.
+
+        They are the logits of the labels in a Boltzmann distribution of this energy at the temperature 1/β. No step is
+        taken. Krotov & Hopfield, 2016, §4, eq. 9, without the tanh, which keeps the order.
+
+        **Raises** ValueError for a memory without label neurons, and if `x` does not fit.
+        """
+        self.check_classes()
+        image, _ = self.checked(x)
+        return _classified(self, image)
+
+    def features(self, x: ArrayLike) -> Float[Array, " memories"]:
+        """Returns each memory's share of the pull on `x`. **Raises** as `recall`."""
+        image, _ = self.checked(x)
+        return _shares_of_image(self, image)
+
+    def attribution(self, x: ArrayLike | None, known: ArrayLike | None = None) -> Float[Array, " memories"]:
+        return _shares(self, self.recall(x, known, energies=False).xs)
+
+    def memories(self, which: slice = slice(None)) -> Float[Array, "memories ..."]:
+        """Returns some of the stored patterns, in [low, high] if they were stored, anywhere if they were learned."""
+        return self._as_patterns(self._xi[0][which])
 
     @property
     def beta(self) -> Float[Array, ""]:
-        """The inverse temperature that it has now."""
+        """The inverse temperature that the model has now."""
         return self._beta_of("pixels")
 
-    def _beta_of(self, layer: str) -> Float[Array, ""]:
-        if self.config.energy in ("log-sum-exp", "epanechnikov"):
-            return self._synapse.beta
-        tanh: Any = self.ham.neurons[layer].lagrangian
-        return tanh.keywords["beta"]
-
-    @property
-    def _synapse(self) -> Any:
-        return self.ham.synapses["memory"]
-
-    def encode(self, x: Float[Array, "..."]) -> dict[str, Float[Array, "..."]]:
-        """The states in which the pixels show `x` and the label neurons show nothing.
-
-        **Raises** ValueError when `x` is not of the config's shape, not of floats, or holds NaN.
-        """
-        check_pattern(x, self.config.shape)
-        return _encode(self, jnp.asarray(x))
-
-    def decode(self, xs: Mapping[str, Float[Array, "..."]]) -> Float[Array, "..."]:
-        """The pattern that the pixels' activations show."""
-        return (_activations(self.ham.neurons["pixels"], xs["pixels"]).reshape(self.config.shape) + 1) / 2
-
-    def energy(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        """The energy of the pattern `x`, label neurons at rest."""
-        xs = self.encode(x)
-        return self.ham.energy(self.ham.activations(xs), xs)
-
-    def attribution(self, x: Float[Array, "..."]) -> Float[Array, " memories"]:
-        """Each memory's share, summing to 1, of the pull on the pattern `x`."""
-        gs = self.ham.activations(self.encode(x))
-        ((layers, _),) = self.ham.connections
-        return self._synapse.attribution(*(gs[layer] for layer in layers))
-
-    def retrieve(
-        self,
-        x: Float[Array, "..."],
-        mask: Bool[Array, "..."] | None = None,
-        *,
-        tol: float = 1e-4,
-        max_steps: int = 200,
-        steps: int | None = None,
-        dt: float = 1.0,
-        trajectory: bool = False,
-    ) -> RetrievedPattern:
-        """Descend from `x` to the fixed point it recalls.
-
-        `mask` is True where a pixel is known: it is held. What `x` has elsewhere is not looked at; those pixels start
-        half-way, at 0.5. Without a mask every pixel starts as it is, and may move.
-
-        The descent is `hamux.relax`, to `tol` or for `max_steps`; with `steps` exactly so many steps `dt` of
-        `hamux.descend`, through which gradients flow. **Raises** ValueError when `x` or `mask` do not fit, or hold NaN,
-        and for `steps` with the epanechnikov energy, whose slope has no bound: no step of a fixed size goes down there.
-        """
-        if steps is not None:
-            self._check_fixed_steps()
-        clamp = None
-        start = x
-        if mask is not None:
-            check_mask(mask, self.config.shape, "known")
-            clamp = {"pixels": jnp.ravel(mask)}
-            start = only_known(x, mask)
-        xs = self.encode(start)
-        if steps is None:
-            end = hamux.relax(self.ham, xs, tol=tol, max_steps=max_steps, clamp=clamp, trajectory=trajectory)
-        else:
-            end = hamux.descend(self.ham, xs, steps=steps, dt=dt, tol=tol, clamp=clamp, trajectory=trajectory)
-        return retrieved(self, end, self._scores(end.xs), x, mask)
-
-    def watch(
-        self, x: Float[Array, "..."], known: Bool[Array, "..."] | None = None, *, steps: int, dt: float = 1.0
-    ) -> tuple[Float[Array, "steps_plus_1 ..."], Float[Array, " steps_plus_1"]]:
-        """What is shown, and the energy, at the start and after each of `steps` steps of `retrieve`. See `ZooModel`."""
-        path: Any = self.retrieve(x, known, steps=steps, dt=dt, trajectory=True)
-        return path.trajectory, path.energies
-
-    def classify(self, x: Float[Array, "..."]) -> Float[Array, " classes"]:
-        """−β times the synapse's energy of `x` together with each label; the largest is the class.
-
-        They are the logits of the labels in a Boltzmann distribution of this energy at the temperature 1/β.
-
-        The label neurons of a class are one +1 among −1. Krotov & Hopfield, 2016, §4, eq. 9 with the tanh, which keeps
-        the order, left off. **Raises** ValueError for a model without label neurons.
-        """
-        if not self.config.classes:
-            raise ValueError("this memory has no label neurons; make it with classes, or store patterns with labels")
-        pixels = self.ham.activations(self.encode(x))["pixels"]
-        labels = _one_hot_spins(jnp.arange(self.config.classes), self.config.classes).astype(pixels.dtype)
-        energies = jax.vmap(lambda label: self._synapse(pixels, label))(labels)
-        return -self.beta.astype(energies.dtype) * energies
-
-    def rehearse(
-        self, x: Float[Array, "..."], known: Bool[Array, "..."] | None, *, key: PRNGKeyArray
-    ) -> tuple[Float[Array, "3 ..."], Float[Array, "3 classes"] | None]:
-        """What three steps of a recall from `x` show, after 10 n steps without a gradient, n ≥ 0 with chance 2⁻ⁿ⁻¹.
-
-        So the way down and what lies near its end are both learned, at the cost of a few steps. See `ZooModel`.
-
-        **Raises** ValueError for the epanechnikov energy, as `retrieve` does.
-        """
-        self._check_fixed_steps()
-        clamp = None if known is None else {"pixels": jnp.ravel(known)}
-        descend = functools.partial(hamux.descend, dt=1.0, clamp=clamp)
-        ham, start = jax.lax.stop_gradient((self.ham, self.encode(x)))
-        tens = jr.geometric(key, 0.5) - 1
-        xs = jax.lax.fori_loop(0, tens, lambda _, xs: descend(ham, xs, steps=10).xs, start)
-        path = descend(self.ham, xs, steps=3, trajectory=True).trajectory
-        path = jax.tree.map(lambda states: states[1:], path)
-        return jax.vmap(self.decode)(path), self._scores(path)
-
-    def _scores(self, xs: Mapping[str, Float[Array, "..."]]) -> Any:
-        """2βx of the label's neurons: where these are tanh(βx), the logits of being +1. None without them."""
-        return 2 * self._beta_of("label") * xs["label"] if self.config.classes else None
-
-    def _check_fixed_steps(self) -> None:
-        if self.config.energy == "epanechnikov":
-            raise ValueError("the epanechnikov energy has no step size that always goes down; leave `steps` out")
-
-    def head(self) -> Any:
-        """The labels of the memories."""
-        if not self.config.classes:
-            raise ValueError("this memory has no label neurons")
-        return self._synapse.xi[1]
+    def head(self) -> Float[Array, "memories classes"]:
+        """Returns the labels of the memories. **Raises** ValueError if there are none."""
+        self.check_classes()
+        return self._xi[1]
 
     def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
-        """The same memories of pixels, with random labels of so many classes."""
-        config = dataclasses.replace(self.config, classes=classes)
-        labels = jr.normal(key, (config.memories, classes), self._synapse.xi[0].dtype)
-        return self._made_of(config, (self._synapse.xi[0], labels))
+        """Returns the same patterns with random labels of so many classes, without class names."""
+        config = self.config.for_classes(classes)
+        return self._of(config, self._xi[0], jr.normal(key, (config.memories, config.classes), self._xi[0].dtype))
 
-    def store(self, patterns: Float[Array, "memories ..."], labels: Int[Array, " memories"] | None = None) -> Self:
-        """A new model of the same energy and β whose memories are `patterns`, in place of those it had.
+    def store(self, patterns: ArrayLike, labels: ArrayLike | None = None) -> Self:
+        """Returns a model of the same energy and temperatures whose memories are `patterns` instead.
 
-        With `labels`, one class an entry, it has label neurons, as many as this one or as they need; without, none.
-        **Raises** ValueError when a pattern is not of the config's shape, or labels and patterns are not as many.
+        - `patterns`: floats in [low, high] of shape (memories, *shape).
+        - `labels`: one class for each. With them the model has label neurons: as many as it had, or as the labels need.
+          Without them it has none.
+
+        The class names are kept if the number of classes stays the same.
+
+        **Raises** ValueError for patterns or labels that do not fit.
         """
-        patterns = jnp.asarray(patterns)
-        if patterns.ndim == 0 or patterns.shape[1:] != self.config.shape or len(patterns) < 1:
-            raise ValueError(f"patterns of shape {patterns.shape}; expected (memories, *{self.config.shape})")
-        if not jnp.issubdtype(patterns.dtype, jnp.floating):
-            raise ValueError(f"patterns of dtype {patterns.dtype}; expected floats in [0, 1] (divide bytes by 255)")
-        xi = [2 * patterns.reshape(len(patterns), -1) - 1]
-        classes = 0
-        if labels is not None:
-            each = np.asarray(labels)
-            if each.shape != (len(patterns),) or each.dtype.kind not in "iu" or each.min() < 0:
-                raise ValueError(
-                    f"labels of shape {each.shape} and dtype {each.dtype} for {len(patterns)} patterns; "
-                    "expected one integer ≥ 0 a pattern"
-                )
-            classes = max(self.config.classes, int(each.max()) + 1)
-            xi.append(_one_hot_spins(jnp.asarray(each), classes))
-        config = dataclasses.replace(self.config, memories=len(patterns), classes=classes)
-        return self._made_of(config, tuple(xi))
+        rows, classes = self._checked_rows(patterns, labels)
+        return self._of(self._with_memories(len(rows[0]), classes), *rows)
 
-    def _made_of(self, config: DenseHopfieldConfig, xi: tuple[Array, ...]) -> Self:
-        """A model of these memories and this one's β, without drawing memories that would be replaced."""
-        model = eqx.filter_eval_shape(type(self), config, key=jr.key(0))
-        model = eqx.tree_at(lambda model: model.ham.synapses["memory"].xi, model, xi)
-        return jax.tree.map(lambda leaf: self.beta if isinstance(leaf, jax.ShapeDtypeStruct) else leaf, model)
+    def remember(self, patterns: ArrayLike, labels: ArrayLike | None = None) -> Self:
+        """Returns the model with `patterns` beside the memories that it has.
+
+        Arguments as in `store`. Labels are needed if the model has label neurons, and refused if it has none. A label
+        beyond the classes it knows adds classes.
+
+        **Raises** ValueError for patterns or labels that do not fit.
+        """
+        if (labels is None) != (not self.config.classes):
+            has = f"{self.config.classes} label neurons" if self.config.classes else "no label neurons"
+            raise ValueError(f"labels is {'None' if labels is None else 'given'}, and this model has {has}")
+        rows, classes = self._checked_rows(patterns, labels)
+        kept = [self._xi[0], *(_with_classes(each, classes) for each in self._xi[1:])]
+        both = [jnp.concatenate([old, new.astype(old.dtype)]) for old, new in zip(kept, rows, strict=True)]
+        return self._of(self._with_memories(len(both[0]), classes), *both)
+
+    def forget(self, which: int | slice | ArrayLike) -> Self:
+        """Returns the model without the memories `which`: an index, a slice, a list of indices, or a boolean mask.
+
+        **Raises** IndexError for a memory that is not there, and ValueError for no indices and if none would be left.
+        """
+        gone = np.zeros(self.config.memories, bool)
+        if not isinstance(which, slice):
+            which = np.asarray(which)
+            if which.size and which.dtype.kind not in "iub":
+                raise ValueError(f"which has dtype {which.dtype}; expected whole numbers, or booleans for a mask")
+            which = which if which.size else which.astype(int)
+        gone[which] = True
+        if gone.all():
+            raise ValueError(f"all {self.config.memories} memories would be forgotten; a model holds at least one")
+        rows = [each[np.flatnonzero(~gone)] for each in self._xi]
+        return self._of(self._with_memories(len(rows[0]), self.config.classes), *rows)
+
+    def _checked_rows(self, patterns: ArrayLike, labels: ArrayLike | None) -> tuple[list[Array], int]:
+        """The rows of ξ that hold patterns and labels, and the number of classes that the labels need."""
+        config, images = self.config, np.asarray(patterns)
+        if images.shape[1:] != config.shape or not images.shape or not len(images):
+            raise ValueError(f"patterns have shape {images.shape}; expected (memories, {str(config.shape)[1:]}")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"patterns have dtype {images.dtype}; expected floats (divide bytes by 255)")
+        if not (np.isfinite(images).all() and config.low <= images.min() and images.max() <= config.high):
+            raise ValueError(f"patterns range {span(images)}; expected floats in [{config.low:g}, {config.high:g}]")
+        wide = images.astype(np.promote_types(images.dtype, np.float32)).reshape(len(images), -1)
+        spins = 2 * (jnp.asarray(wide) - config.low) / (config.high - config.low) - 1
+        if labels is None:
+            return [spins], 0
+        each = np.asarray(labels)
+        if each.shape != (len(images),) or each.dtype.kind not in "iu" or each.min() < 0:
+            raise ValueError(
+                f"labels have shape {each.shape} and dtype {each.dtype} for {len(images)} patterns; expected one whole "
+                "number of at least 0 for each"
+            )
+        classes = max(int(each.max()) + 1, config.classes)
+        return [spins, _one_hot_spins(jnp.asarray(each), classes)], classes
+
+    def _with_memories(self, memories: int, classes: int) -> DenseHopfieldConfig:
+        names = self.config.class_names if classes == self.config.classes else ()
+        return dataclasses.replace(self.config, memories=memories, classes=classes, class_names=names)
+
+    def _of(self, config: DenseHopfieldConfig, *xi: Array) -> Self:
+        """A model of these memories, in the present dtype, that keeps every temperature; a new layer takes that of the
+        pixels."""
+        rows = tuple(row.astype(self._xi[0].dtype) for row in xi)
+        model: Self = eqx.tree_at(lambda model: model._xi, skeleton_of(type(self), config), rows)
+        names = [name if name in self.config.layers else "pixels" for name in config.layers]
+        places = names[:1] if self._is_kernel else list(config.layers)
+        betas = [self._beta_of(name) for name in names[: len(places)]]
+        kept: Self = eqx.tree_at(lambda model: [model._beta_of(name) for name in places], model, betas)
+        return kept
+
+    @property
+    def _synapse(self) -> HopfieldSynapse | KernelSynapse:
+        synapse = self.ham.synapses["memory"]
+        assert isinstance(synapse, HopfieldSynapse | KernelSynapse)
+        return synapse
+
+    @property
+    def _xi(self) -> tuple[Float[Array, "memories dim"], ...]:
+        return self._synapse.xi
+
+    @property
+    def _is_kernel(self) -> bool:
+        return self.config.energy in ("log-sum-exp", "epanechnikov")
+
+    def _beta_of(self, layer: str) -> Float[Array, ""]:
+        if isinstance(self._synapse, KernelSynapse):
+            return self._synapse.beta
+        tanh = self.ham.neurons[layer].lagrangian
+        assert isinstance(tanh, hamux.Bound)
+        return tanh.keywords["beta"]
+
+    def _as_patterns(self, spins: Float[Array, "... pixels"]) -> Float[Array, "..."]:
+        low, high = self.config.low, self.config.high
+        return low + (high - low) * (spins.reshape(*spins.shape[:-1], *self.config.shape) + 1) / 2
 
 
-# Two programs; operation by operation a first pattern would take a second longer.
-_activations = jax.jit(Neurons.activations)
+@compiled
+def _classified(model: DenseHopfield, x: Float[Array, "..."]) -> Float[Array, " classes"]:
+    xs, _ = model.start(x)
+    pixels = model.ham.neurons["pixels"].activations(xs["pixels"])
+    labels = _one_hot_spins(jnp.arange(model.config.classes), model.config.classes).astype(pixels.dtype)
+    energies = jax.vmap(lambda label: model.ham.synapses["memory"](pixels, label))(labels)
+    return -model.beta.astype(energies.dtype) * energies
 
 
-@jax.jit
-def _encode(model: DenseHopfield, x: Float[Array, "..."]) -> dict[str, Float[Array, " dim"]]:
-    """In the dtype of the memories; a saturated tanh neuron shows 0.9999 of ±1, which half precision rounds to 1."""
-    dtype = model._synapse.xi[0].dtype
-    wide = dtype if dtype.itemsize >= 4 else jnp.float32
-    spins = 2 * jnp.ravel(x).astype(wide) - 1
-    if model.config.energy in ("polynomial", "exponential"):
-        spins = jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / model.beta.astype(wide)
-    rest = {name: state.astype(dtype) for name, state in model.ham.init_states().items()}
-    return rest | {"pixels": spins.astype(dtype)}
+@compiled
+def _shares_of_image(model: DenseHopfield, x: Float[Array, "..."]) -> Float[Array, " memories"]:
+    return _shares(model, model.start(x)[0])
+
+
+@compiled
+def _shares(model: DenseHopfield, xs: States) -> Float[Array, " memories"]:
+    gs = model.ham.activations(xs)
+    return model._synapse.attribution(*(gs[layer] for layer in model.config.layers))
 
 
 class _Polynomial(eqx.Module):
@@ -305,8 +338,12 @@ class _Polynomial(eqx.Module):
     degree: float = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
+    @property
+    def convex(self) -> bool:
+        return self.degree >= 1
+
     def __call__(self, h: Float[Array, "..."]) -> Float[Array, ""]:
-        whole = int(self.degree) if float(self.degree).is_integer() else self.degree  # then the power is a product
+        whole = int(self.degree) if self.degree.is_integer() else self.degree  # then the power is a product
         return self.size * hamux.lagr_repu(h / self.size, whole)
 
 
@@ -316,9 +353,18 @@ class _Exponential(eqx.Module):
     degree: float = eqx.field(static=True)
     size: int = eqx.field(static=True)
 
+    @property
+    def convex(self) -> bool:
+        return self.degree > 0
+
     def __call__(self, h: Float[Array, "..."]) -> Float[Array, ""]:
         return self.size * hamux.lagr_exp(h / self.size - 1, self.degree)
 
 
-def _one_hot_spins(labels: Int[Array, " n"], classes: int) -> Float[Array, "n classes"]:
+def _one_hot_spins(labels: Int[Array, "..."], classes: int) -> Float[Array, "... classes"]:
     return 2 * jax.nn.one_hot(labels, classes) - 1
+
+
+def _with_classes(spins: Float[Array, "memories classes"], classes: int) -> Float[Array, "memories more"]:
+    """Labels beside which further classes are −1."""
+    return jnp.pad(spins, [(0, 0), (0, classes - spins.shape[1])], constant_values=-1)

@@ -1,0 +1,328 @@
+"""Reading data sets: folders, files, the Hub, tables of `datasets`, and arrays."""
+
+import collections
+import contextlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..files import answers
+from ..pixels import fit, open_picture
+from ._images import Images, from_arrays, whole_number
+
+if TYPE_CHECKING:
+    import datasets
+
+
+class Source(NamedTuple):
+    """A split of a data set.
+
+    - `images`: its images and labels.
+    - `names`: the classes' names, or () if they have none.
+    - `notes`: sentences on how the images were read.
+    - `hub_id`: the data set's id, if it is from the Hub.
+    """
+
+    images: Images
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    hub_id: str | None = None
+
+    @property
+    def classes(self) -> int:
+        """The number of classes: of the names, or else the largest label plus one; 0 without labels."""
+        labels = self.images.labels
+        return len(self.names) or (0 if labels is None else int(labels.max()) + 1)
+
+    def numbered_as(self, names: Sequence[str]) -> "Source":
+        """Returns the data with the labels of a model whose classes are `names`.
+
+        If either has no names, the data stay as they are. **Raises** ValueError if the model lacks a class.
+        """
+        if not names or not self.names:
+            return self
+        if unknown := [name for name in self.names if name not in names]:
+            raise ValueError(f"the model does not know the classes {unknown}; it knows {list(names)}")
+        labels = np.array([names.index(name) for name in self.names])[self.images.labels]
+        return self._replace(images=self.images._replace(labels=labels), names=tuple(names))
+
+
+Table: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
+Tables: TypeAlias = "datasets.DatasetDict | datasets.IterableDatasetDict"
+Arrays: TypeAlias = ArrayLike | tuple[ArrayLike, ArrayLike | None]
+Data: TypeAlias = "str | os.PathLike[str] | Arrays | Images | Source | Table | Tables"
+
+
+def load_images(
+    data: Data,
+    split: str = "train",
+    *,
+    shape: Sequence[int] | None = None,
+    skip_bad: bool = False,
+    revision: str | None = None,
+) -> Images:
+    """Returns a split of a data set, its images as floats in [0, 1].
+
+    - `data`: a data set's id on the Hub, a folder (of images with one folder for each class, or of a data set's files),
+      a parquet file, a `datasets.Dataset`, a pair of arrays (images, labels), or images alone. Arrays are bytes, or
+      floats in [0, 1], (count, height, width) or with channels last. A data set that does not fit into memory is read
+      with `stream_images`.
+    - `shape`: (height, width, channels). Images from files are turned upright, cropped around their middle, resized by
+      Lanczos resampling, and made grey or coloured to fit it. Without it they must all be alike. Arrays must have it.
+    - `skip_bad`: leave out images that cannot be read.
+    - `revision`: a branch, a tag or a commit on the Hub. For a private data set, set HF_TOKEN.
+
+    **Raises** FileNotFoundError if there is no such data set, or an empty one; and ValueError for an image that cannot
+    be read, which it names, for a table without one column of images, for images of several sizes without a `shape`,
+    for labels that are not classes, for arrays that are not images, and for a `revision` of data not on the Hub.
+    """
+    return read(data, split, shape=shape, skip_bad=skip_bad, revision=revision).images.take(slice(None))
+
+
+def stream_images(
+    data: Data,
+    split: str = "train",
+    *,
+    shape: Sequence[int] | None = None,
+    batch_size: int = 64,
+    skip_bad: bool = False,
+    revision: str | None = None,
+) -> Iterator[Images]:
+    """Yields the images of `load_images` in batches, of which only one is in memory; the last may be smaller.
+
+    `data` is an id on the Hub, a folder, a parquet file or a `datasets.IterableDataset`. From the Hub, only what is
+    looked at is fetched. Other arguments are those of `load_images`.
+
+    **Raises** as `load_images`, for an image when its batch is reached; ValueError for a `batch_size` below 1; and
+    ConnectionError if the Hub stops answering.
+    """
+    size = whole_number("batch_size", batch_size, 1)
+    return _Pictures(data, split, _checked_shape(shape), skip_bad, revision, streaming=True).stream(size)
+
+
+def read(
+    data: Data,
+    split: str = "train",
+    *,
+    shape: Sequence[int] | None = None,
+    skip_bad: bool = False,
+    revision: str | None = None,
+) -> Source:
+    """Returns what `load_images` does, as bytes if it is stored so, with the classes' names and notes.
+
+    Arguments and errors are those of `load_images`.
+    """
+    wanted = _checked_shape(shape)
+    _hub_id(data, revision)
+    if isinstance(data, Source):
+        return data._replace(images=from_arrays(data.images.images, data.images.labels, wanted))
+    if isinstance(data, tuple) and len(data) == 2:
+        images, labels = data
+        return Source(from_arrays(images, labels, wanted))
+    if isinstance(data, list) or hasattr(data, "__array__"):
+        return Source(from_arrays(data, None, wanted))
+    return _Pictures(data, split, wanted, skip_bad, revision).source()
+
+
+def splits(data: Data) -> list[str]:
+    """Returns the names of a data set's splits. **Raises** as `load_images`."""
+    return sorted(_open(data))
+
+
+def _checked_shape(shape: Sequence[int] | None) -> tuple[int, ...] | None:
+    if shape is None:
+        return None
+    if np.shape(shape) != (3,):
+        raise ValueError(f"`shape` is {shape}; expected three whole numbers, (height, width, channels)")
+    return tuple(whole_number("shape", size, 1) for size in shape)
+
+
+def _hub_id(data: Data, revision: str | None) -> str | None:
+    """The data set's id if it is on the Hub. **Raises** ValueError for a `revision` of data that are not."""
+    hub_id = data if isinstance(data, str) and not Path(data).expanduser().exists() else None
+    if revision is not None and hub_id is None:
+        raise ValueError(f"{_name_of(data)} is not on the Hub: it has no revision {revision!r}")
+    return hub_id
+
+
+def _name_of(data: Data) -> str:
+    return str(data) if isinstance(data, str | os.PathLike) else "the data set"
+
+
+def _open(data: Data, revision: str | None = None, streaming: bool = False) -> dict[str, Table]:
+    """The tables of a data set, by split. **Raises** FileNotFoundError, ValueError."""
+    import datasets
+
+    if isinstance(data, str | os.PathLike):
+        path = Path(data).expanduser()
+        place = str(path) if path.exists() else str(data)
+        where = {"path": "parquet", "data_files": place} if path.is_file() else {"path": place}
+        try:
+            with contextlib.nullcontext() if path.exists() else answers("of", str(data), revision):
+                data = datasets.load_dataset(**where, revision=revision, streaming=streaming)
+        except (FileNotFoundError, ConnectionError) as error:
+            if path.is_dir():
+                raise FileNotFoundError(f'"{data}" holds no images and no data set') from None
+            raise FileNotFoundError(
+                f'"{data}" is neither a folder with a data set nor one on the Hub: {error}'
+            ) from None
+        except (ValueError, datasets.exceptions.DatasetBuildError) as error:
+            raise ValueError(f'"{data}" cannot be read: {error.__cause__ or error}') from None
+    if isinstance(data, datasets.Dataset | datasets.IterableDataset):
+        return {"train": data}
+    if not isinstance(data, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise ValueError(f"data of type {type(data).__name__}; expected a folder, a Hub id, a data set, or arrays")
+    return dict(data)
+
+
+class _Stored(TypedDict):
+    """An image of a table, before it is decoded."""
+
+    bytes: bytes | None
+    path: str | None
+
+
+class _Pictures:
+    """The pictures of a split's table, and what was met while they were read."""
+
+    def __init__(
+        self,
+        data: Data,
+        split: str,
+        shape: tuple[int, ...] | None,
+        skip_bad: bool,
+        revision: str | None,
+        streaming: bool = False,
+    ) -> None:
+        import datasets
+
+        self._name, self._shape, self._skip_bad, self._places = _name_of(data), shape, skip_bad, _places(data)
+        self._hub_id = _hub_id(data, revision)
+        self._count = self._resized = 0
+        self._bad: list[str] = []
+        self._seen: collections.Counter[tuple[tuple[int, int], str]] = collections.Counter()
+        tables = _open(data, revision, streaming)
+        if split not in tables:
+            raise ValueError(f'{self._name} has no split "{split}"; there are {sorted(tables)}')
+        features = tables[split].features or {}
+        images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+        labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+        if not labels and str(getattr(features.get("label"), "dtype", "")).startswith("int"):
+            labels = ["label"]
+        if len(images) != 1 or len(labels) > 1:
+            raise ValueError(
+                f"{self._name} has columns {list(features)}; expected one of images and at most one of class labels"
+            )
+        self._image, self._label = images[0], labels[0] if labels else None
+        self._names: tuple[str, ...] = tuple(getattr(features.get(self._label), "names", None) or ())
+        if isinstance(tables[split], datasets.IterableDataset):
+            self._table = tables[split].decode(False)
+        else:
+            self._table = tables[split].cast_column(self._image, datasets.Image(decode=False))
+
+    def source(self) -> Source:
+        """Returns all of them."""
+        images = self._read(self._table[self._image], self._table[self._label] if self._label else None)
+        if images is None:
+            raise ValueError(f"{self._name} holds no image that can be read")
+        return Source(images, self._names, self._notes(), self._hub_id)
+
+    def stream(self, batch_size: int) -> Iterator[Images]:
+        """Yields them in batches."""
+        with answers("in the middle of", self._name):
+            for rows in self._table.iter(batch_size):
+                images = self._read(rows[self._image], rows[self._label] if self._label else None)
+                if images is not None:
+                    yield images.take(slice(None))
+
+    def _read(self, stored: Iterable[_Stored | None], labels: ArrayLike | None) -> Images | None:
+        """A part of the table as bytes; None if none of its pictures can be read."""
+        images, kept = [], []
+        for index, one in enumerate(stored):
+            place = (one and one["path"]) or f"image {self._count} of {self._name}"
+            self._count += 1
+            try:
+                picture = open_picture(_content(one, self._places))
+            except ConnectionError:
+                raise
+            except Exception as error:  # whatever a broken file makes Pillow's many readers raise
+                if not self._skip_bad:
+                    hint = "`skip_bad=True` leaves such images out"
+                    raise ValueError(f"{place} cannot be read: {error} ({hint})") from None
+                self._bad.append(place)
+                continue
+            size = (picture.height, picture.width)
+            self._seen[size, picture.mode] += 1
+            if self._shape is not None:
+                self._resized += size != self._shape[:2]
+                picture = fit(picture, self._shape)
+            elif len(self._seen) > 1:
+                continue  # the images are refused below, after all kinds are counted
+            images.append(np.asarray(picture))
+            kept.append(index)
+        if self._shape is None and len(self._seen) > 1:
+            kinds = ", ".join(f"{count} of {h} × {w} {mode}" for ((h, w), mode), count in self._seen.most_common(3))
+            raise ValueError(
+                f"{self._name} has images of several sizes or modes ({kinds}); give the `shape` that they should get, "
+                "such as [28,28,1]"
+            )
+        if not images:
+            return None
+        if labels is None:
+            return from_arrays(np.stack(images), None)
+        classes = np.asarray(labels)[kept]
+        if classes.dtype.kind not in "iu":
+            raise ValueError(f"{self._name} has images without a label")
+        if self._names and classes.max() >= len(self._names):
+            span = f"labels from {classes.min()} to {classes.max()}"
+            raise ValueError(f"{self._name} has {span}, but names for {len(self._names)} classes")
+        return from_arrays(np.stack(images), classes)
+
+    def _notes(self) -> tuple[str, ...]:
+        notes, read = [], self._count - len(self._bad)
+        if self._resized and self._shape is not None:
+            notes.append(f"{self._resized} of {read} images were resized to {self._shape[0]} × {self._shape[1]} pixels")
+        if self._bad:
+            shown = ", ".join(self._bad[:3]) + (", …" if len(self._bad) > 3 else "")
+            notes.append(f"{len(self._bad)} images cannot be read and were left out: {shown}")
+        return tuple(notes)
+
+
+def _places(data: Data) -> tuple[str, ...] | None:
+    """Where the files that a table names may lie; None allows any place, for a table in memory.
+
+    They are the folder that was given, the caches that hold data sets and, for a stream, the repo on the Hub.
+    """
+    if not isinstance(data, str | os.PathLike):
+        return None
+    import datasets
+    from huggingface_hub import constants
+
+    if (folder := Path(data).expanduser()).is_dir():
+        return (os.path.abspath(folder),)
+    caches = (constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE)
+    return (*map(os.path.abspath, caches), f"hf://datasets/{data}@")
+
+
+def _content(stored: _Stored | None, places: tuple[str, ...] | None) -> io.BytesIO:
+    """The bytes of an image, which are in the table or in a file that lies in one of the `places`."""
+    import fsspec
+
+    if stored is None:
+        raise ValueError("it is missing")
+    if stored["bytes"] is not None:
+        return io.BytesIO(stored["bytes"])
+    path = stored["path"] or ""
+    *_, whole = path.split("::")  # of a file in an archive, the archive
+    remote = "://" in whole
+    place = whole if remote else os.path.abspath(whole)
+    inside = places is None or any(place.startswith(p if remote else os.path.join(p, "")) for p in places)
+    if not inside:
+        raise ValueError("it lies outside of the data set")
+    with answers("of", path) if remote else contextlib.nullcontext(), fsspec.open(path, "rb") as file:
+        return io.BytesIO(file.read())

@@ -1,0 +1,150 @@
+"""The numbers on the model cards, recomputed."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, ArrayLike, Int
+
+from ..data import Images, salt_and_pepper
+from ..memory import Classifier, Memory, Recalled
+from ..pixels import span
+from ._baselines import Batch, Gaussian, Masks, linear_prediction, mean_colour, nearest_image
+
+_BATCH = 100
+# The numbers in an image up to which the covariance of all of them is computed.
+_LINEAR_UP_TO = 8192
+# The images that are recalled where one mask is the same for all; masks that differ are averaged over all images.
+_SOME = 1000
+
+
+def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[str, float]:
+    """Measures what a memory can do on a test set, at default settings, and what simple guesses can do.
+
+    For a memory that classifies, on labelled images, in percent of the images whose class is wrong:
+
+    - `test_error`: of the images as they are; `salt_and_pepper_error`: with 30 % of the pixels black or white.
+    - `label_error`, with label neurons: by their `scores` after a recall that holds all of the image; `free_error`:
+      after a recall from the noisy image that holds nothing. Both of the first 1,000 images.
+
+    For each mask of `model.masks`, such as "completion", over the unknown pixels (see `completion_errors`):
+
+    - `completion_mse`: mean squared error of the image recalled from the known pixels.
+    - `completion_mean_colour_mse`, `…_mean_image_mse`, `…_nearest_image_mse`, `…_linear_mse`: that of the guesses. All
+      but the first need `train`, and the last needs images of at most 8,192 numbers.
+
+    A mask that is the same for all is measured on the first 1,000 images, masks that differ on all images.
+
+    For a memory that descends to a fixed point, beside each recall:
+
+    - `…_converged`, `…_steps`: percent of the recalls that reached it, and the median of the steps.
+
+    **Raises** ValueError if the images do not have the memory's shape and range, or classes that it does not know.
+    """
+    config, images = model.config, _checked("test", model, test)
+    examples = None if train is None else _checked("train", model, train)
+    measured: dict[str, float] = {}
+    if isinstance(model, Classifier) and "classify" in model.tasks and test.labels is not None:
+        labels = np.asarray(test.labels)
+        if (last := labels.max()) >= config.classes:
+            raise ValueError(f"the test images have labels up to {last}; the memory knows {config.classes} classes")
+        noisy = salted(images, low=config.low, high=config.high)
+        measured["test_error"] = error(classes_of(model, images), labels)
+        measured["salt_and_pepper_error"] = error(classes_of(model, noisy), labels)
+        if "generate" in model.tasks:
+            held = np.ones_like(images[:_SOME], bool)
+            for name, start, known in (("label", images[:_SOME], held), ("free", noisy[:_SOME], None)):
+                end = recalled(model, start, known)
+                assert end.scores is not None
+                measured[f"{name}_error"] = error(np.argmax(end.scores, axis=-1), labels[:_SOME])
+                measured |= _descent(model, name, end)
+    gaussian = None if examples is None or examples[0].size > _LINEAR_UP_TO else Gaussian.of(examples)
+    for name, known in model.masks(len(images)).items():
+        count = len(images) if np.any(known != known[0]) else _SOME
+        measured |= completion_errors(model, name, images[:count], known[:count], examples, gaussian)
+    return measured
+
+
+def completion_errors(
+    model: Memory, name: str, images: Batch, known: Masks, train: Batch | None = None, gaussian: Gaussian | None = None
+) -> dict[str, float]:
+    """Measures how well unknown pixels are completed, under names that begin with `name`; see `evaluate`."""
+    end = recalled(model, images, known)
+    grey = (model.config.low + model.config.high) / 2
+    guesses = {"": np.asarray(end.x), "mean_colour_": mean_colour(images, known, grey)}
+    if train is not None:
+        guesses["mean_image_"] = np.broadcast_to(train.mean(axis=0), images.shape)
+        guesses["nearest_image_"] = nearest_image(images, known, train)
+    if gaussian is not None:
+        guesses["linear_"] = linear_prediction(images, known, gaussian)
+    errors = {f"{name}_{guess}mse": unknown_mse(x, images, known) for guess, x in guesses.items()}
+    return errors | _descent(model, name, end)
+
+
+def unknown_mse(guesses: Batch, images: Batch, known: Masks) -> float:
+    """Returns the mean squared error over the pixels that are not known."""
+    return float(np.mean((guesses - images)[~known].astype(np.float64) ** 2))
+
+
+def error(found: Int[ArrayLike, " count"], labels: Int[np.ndarray, " count"]) -> float:
+    """Returns the percentage of the images whose class is wrong."""
+    return 100 * float(np.mean(np.asarray(found) != labels))
+
+
+def classes_of(model: Classifier, images: Batch) -> Int[np.ndarray, " count"]:
+    """Returns the class of each image by `model.classify`."""
+    parts = [_classes(model, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
+    return np.concatenate(parts)
+
+
+def recalled(model: Memory, images: Batch, known: Masks | None = None, *, energies: bool = False) -> Recalled:
+    """Returns `model.recall` of each image, without the states; the arrays are NumPy's and have a leading axis."""
+    parts = [slice(i, i + _BATCH) for i in range(0, len(images), _BATCH)]
+    ends = [_recalled(model, images[i], None if known is None else known[i], energies=energies) for i in parts]
+    together: Recalled = jax.tree.map(lambda *parts: np.concatenate(parts), *ends)
+    return together
+
+
+def salted(images: Batch, share: float = 0.3, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Batch:
+    """Returns the images with a `share` of their pixels set to black, `low`, or white, `high`."""
+    keys = jr.split(jr.key(seed), (2, len(images)))[0]
+    pixels = images if images.ndim == 4 else images[..., None]
+    noisy = jax.vmap(salt_and_pepper, (0, 0, None))(keys, jnp.asarray((pixels - low) / (high - low)), share)
+    return np.array(low + (high - low) * noisy).reshape(images.shape)
+
+
+@eqx.filter_jit
+def _classes(model: Classifier, images: ArrayLike) -> Array:
+    return jnp.argmax(jax.vmap(model.classify)(jnp.asarray(images)), axis=-1)
+
+
+@eqx.filter_jit
+def _recalled(model: Memory, images: ArrayLike, known: ArrayLike | None, *, energies: bool) -> Recalled:
+    def one(image: ArrayLike, known: ArrayLike | None) -> Recalled:
+        return dataclasses.replace(model.recall(image, known, energies=energies), xs={})
+
+    return jax.vmap(one)(images, known)
+
+
+def _descent(model: Memory, name: str, end: Recalled) -> dict[str, float]:
+    """How the descents to a fixed point ended; nothing of a memory that takes a fixed number of steps."""
+    if model.dynamics().steps is not None:
+        return {}
+    assert end.converged is not None
+    converged, steps = 100 * float(np.mean(end.converged)), float(np.median(end.steps))
+    return {f"{name}_converged": converged, f"{name}_steps": steps}
+
+
+def _checked(name: str, model: Memory, given: Images) -> Batch:
+    images, config = np.asarray(given.take(slice(None)).images), model.config
+    fits = images.shape[1:] == config.shape and len(images) and images.dtype.kind == "f"
+    if not fits or not (config.low <= images.min() and images.max() <= config.high):
+        found = f" {span(images)}" if images.size else ""
+        raise ValueError(
+            f"the {name} images have shape {images.shape} and dtype {images.dtype}{found}; the memory takes floats in "
+            f"[{config.low:g}, {config.high:g}] of shape (count, {str(config.shape)[1:]}"
+        )
+    return images

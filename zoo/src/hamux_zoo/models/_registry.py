@@ -1,0 +1,94 @@
+"""The architectures there are, and the pretrained memory of any of them."""
+
+import importlib
+import importlib.metadata
+import pkgutil
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..files import CONFIG, find_folder, read_config
+from ..memory import Memory
+
+
+def model_classes() -> dict[str, type[Memory]]:
+    """Returns the architectures by `model_type`.
+
+    They are the memories with a `model_type` of their own that the modules of this package define, and those that
+    other packages name as entry points: `[project.entry-points."hamux_zoo.models"]` with
+    `NAME = "package.module:Class"`. An abstract class is not one of them.
+
+    An entry point that cannot be imported is left out with a warning.
+
+    **Raises** ValueError, naming the entry point, for one that is no `Memory`, is abstract, or has no `model_type`, and
+    for two architectures with the same `model_type`.
+    """
+    found: dict[str, type[Memory]] = {}
+    for where, kind in [*_own(), *_installed()]:
+        if found.setdefault(kind.model_type, kind) is not kind:
+            raise ValueError(
+                f"{where} and {found[kind.model_type].__name__} both have the model_type "
+                f'"{kind.model_type}"; rename or uninstall one of them'
+            )
+    return found
+
+
+def list_models() -> list[str]:
+    """Returns the `model_type`s of all architectures."""
+    return sorted(model_classes())
+
+
+def from_pretrained(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Memory:
+    """Returns the pretrained memory of a bundled name, a folder or a repo, of the class that its `config.json` names.
+
+    Arguments and errors are those of `Memory.from_pretrained`. **Raises** ValueError also for an unknown `model_type`,
+    listing the known ones.
+    """
+    folder = find_folder(name, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+    model_type, classes = read_config(folder)["model_type"], model_classes()
+    if model_type not in classes:
+        raise ValueError(f"{folder / CONFIG}: unknown model_type {model_type!r}; expected one of {sorted(classes)}")
+    return classes[model_type].of_folder(folder)
+
+
+def _own() -> Iterator[tuple[str, type[Memory]]]:
+    """The architectures that the modules of this package define, and where."""
+    for file in pkgutil.iter_modules(sys.modules[__package__].__path__):
+        if file.name.startswith("_"):
+            continue
+        module = importlib.import_module(f".{file.name}", __package__)
+        for name, kind in vars(module).items():
+            is_memory = isinstance(kind, type) and issubclass(kind, Memory) and kind.__module__ == module.__name__
+            if is_memory and "model_type" in vars(kind) and not _missing(kind):
+                yield f"{module.__name__}:{name}", kind
+
+
+def _installed() -> Iterator[tuple[str, type[Memory]]]:
+    """The architectures that other packages name as entry points, and where. **Raises** as `model_classes`."""
+    for point in importlib.metadata.entry_points(group="hamux_zoo.models"):
+        where = f"{point.value}, of the entry point {point.name},"
+        try:
+            kind = point.load()
+        except Exception as error:  # another package may raise anything when it is imported
+            warnings.warn(f"{where} cannot be imported: {error}", stacklevel=4)
+            continue
+        if not (isinstance(kind, type) and issubclass(kind, Memory)):
+            raise ValueError(f"{where} is {kind!r}; expected a Memory")
+        if missing := _missing(kind):
+            raise ValueError(f"{where} is abstract: it lacks {missing}")
+        if not isinstance(getattr(kind, "model_type", None), str):
+            raise ValueError(f"{where} has no `model_type`; expected a string")
+        yield where, kind
+
+
+def _missing(kind: type[Memory]) -> list[str]:
+    """The methods and fields that an abstract class leaves to its subclasses."""
+    return sorted(kind.__abstractmethods__ | kind.__abstractvars__ | kind.__abstractclassvars__)

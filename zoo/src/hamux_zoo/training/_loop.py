@@ -1,0 +1,333 @@
+"""Training and fine-tuning: one loop for every architecture, on optax, grain, orbax and jax's SPMD.
+
+A run is its recipe, its data and its first weights. With a folder it can be stopped at any moment, and goes on to the
+same weights, bit for bit: the seed and a step's number decide what the step draws, and everything else is in the
+checkpoint: weights, optimiser, average, the sums of the next report, and the loader's position.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import signal
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from ..config import make_config
+from ..data import Data, Images, Source, batches, read, split_off
+from ..memory import Classifier, Memory
+from ..pretrained import config_of, named_leaves
+from ..progress import Clock, Display
+from ._devices import Placement, in_any_process, leads, to_host, without_mesh
+from ._log import Line
+from ._recipe import Recipe
+from ._run import Draw, Run
+from ._steps import Arrays, Measure, State, first_state, make_measure, make_step, part
+from ._tasks import check_tasks, examples, loss_of, uses_labels, weights_of
+
+Model = TypeVar("Model", bound=Memory)
+
+
+def finetune(
+    model: Model,
+    data: Data,
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    *,
+    workdir: str | Path | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    shard_params: bool = False,
+    skip_bad: bool = False,
+    log: str | None = None,
+    base_model: str | None = None,
+    draw: Draw | None = None,
+    quiet: bool = False,
+) -> Model:
+    """Returns `model` trained further on `data` by a `Recipe`: the last weights, or their average with `ema`.
+
+    To classify, the model gets a new head if the data have another number of classes, and the data's class names.
+
+    - `data`: a Hub id, a folder of images (one folder for each class), a `datasets.Dataset`, or arrays, as in
+      `load_images`.
+    - `workdir`: the run's folder: `model` (the result), `best` (by validation loss), `log.jsonl`, `checkpoints`. The
+      same call goes on where a run was stopped, and ends with the same weights. Of a function in the recipe only the
+      name is compared. With `resume=False`, and for another run, the folder is refused; `overwrite` empties it of its
+      run.
+    - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
+    - `skip_bad`: leave out images that cannot be read.
+    - `log`: a tracker that gets the numbers, too: "trackio" or "tensorboard". It needs a `workdir`.
+    - `base_model`: the name of what `model` was, on the Hub or bundled, for the card.
+    - `draw`: is called after each validation with the run's folder, the log's lines, rows of example pictures, and
+      their titles. It needs a `workdir`.
+    - `quiet`: show no progress.
+
+    SIGINT (Ctrl-C) and SIGTERM end a run with a `workdir` after the present step and a checkpoint, by
+    KeyboardInterrupt; several processes end at the next report. Every process keeps all images, as bytes if they come
+    as bytes, and loads its own share of each batch.
+
+    **Raises** ValueError for arguments and data that do not fit, saying what would; FileNotFoundError for data that
+    are not there; FloatingPointError if loss or gradient are no longer finite, with the step, the last good checkpoint
+    and what to try; and OSError if there is no space for a checkpoint.
+    """
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"`recipe` is {recipe!r}; expected a Recipe, such as Recipe(steps=500)")
+    for name, given in {"log": log, "draw": draw}.items():
+        if given is not None and workdir is None:
+            raise ValueError(f"`{name}` is for a run that has a folder; give one as `workdir`")
+    if (model.config.low, model.config.high) != (0, 1):
+        span = f"[{model.config.low:g}, {model.config.high:g}]"
+        raise ValueError(f"training takes images in [0, 1], but this {type(model).__name__} holds patterns in {span}")
+    check_tasks(recipe.task, model)
+    recipe = recipe.for_model(model)
+    placement = Placement.over_all_devices(recipe.batch_size, shard_params)
+    source = read(data, shape=model.config.shape, skip_bad=skip_bad)
+    with Display(recipe.steps, quiet or not leads()) as display, without_mesh():
+        for note in source.notes:
+            display.say(note)
+        model = _with_classes_of(source, jax.tree.map(_as_float32, model), recipe, display)
+        learned, held_out = _split(source.images, recipe)
+        parts = part(model, recipe)
+        measure = make_measure(loss_of(recipe.task), recipe, parts.static)
+        state = first_state(parts, recipe, measure, learned.take(np.zeros(recipe.batch_size, int)))
+        run = None
+        if workdir is not None:
+            run = Run(
+                Path(workdir),
+                _identity(model, learned, recipe),
+                state,
+                datasets=[source.hub_id] if source.hub_id else [],
+                base_model=base_model,
+                resume=resume,
+                overwrite=overwrite,
+                log=log,
+                draw=draw,
+            )
+        state, frozen = placement.place(state), placement.place(parts.frozen)
+        order_seed = None if recipe.overfit_one_batch else recipe.seed
+        loader = batches(learned, recipe.batch_size, order_seed, placement.share(recipe.batch_size))
+        if run:
+            state = run.restore(state, loader)
+        done, every = int(state.step), recipe.every or recipe.steps
+        if done:
+            display.say(f"going on after step {done} of {recipe.steps}")
+        step = jax.jit(
+            make_step(make_measure(loss_of(recipe.task, recipe.augment), recipe, parts.static), recipe),
+            donate_argnums=0,
+            out_shardings=jax.tree.map(placement.of, state),
+        )
+        measure = jax.jit(measure)
+        clock = Clock()
+        with _stop_signals(run is not None) as stopping:
+            while done < recipe.steps:
+                with clock.waiting():
+                    batch = placement.gather_batch(next(loader))
+                state = step(state, frozen, batch)
+                done += 1
+                display.step(done)
+                validating = done % every == 0 or done == recipe.steps
+                reporting = validating or done % max(1, every // 5) == 0
+                # Several processes stop after the same step: they ask one another, though not after every one.
+                stop = stopping() if jax.process_count() == 1 else reporting and in_any_process(stopping())
+                if (reporting or stop) and (failed := int(state.failed)):
+                    raise FloatingPointError(_what_to_try(failed, recipe, run))
+                if reporting:
+                    averages, state = _averages(state, placement)
+                    line = {"step": done, **averages, **clock.lap(recipe.batch_size)}
+                    if validating and held_out:
+                        line |= _validated(measure, state.result, frozen, held_out, recipe, placement)
+                    display.report(line)
+                    if line["gradient_norm"] == 0:
+                        display.say("the gradient is 0: the trained parameters learn nothing from these images")
+                    if run:
+                        run.report(line)
+                if run and validating:
+                    current = eqx.combine(to_host(state.result), to_host(frozen), parts.static)
+                    shown = (held_out or learned).take(slice(8))
+                    run.show(current, line, partial(examples, current, shown, recipe.task))
+                if run and (validating or stop):
+                    run.keep(done, state, loader)
+                if stop and done < recipe.steps:
+                    raise KeyboardInterrupt(
+                        f"stopped after step {done} of {recipe.steps}; the same call, or command, goes on from there"
+                    )
+                if reporting:
+                    clock.start()
+        arrays = to_host(state.result), to_host(frozen)
+        trained: Model = eqx.combine(*jax.tree.map(jnp.asarray, arrays), parts.static)
+        if run:
+            display.say(f"saved: {run.finish(done, trained)}")
+        return trained
+
+
+def train(
+    architecture: type[Model],
+    data: Data,
+    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    *,
+    config: Mapping[str, object] | None = None,
+    workdir: str | Path | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    shard_params: bool = False,
+    skip_bad: bool = False,
+    log: str | None = None,
+    base_model: str | None = None,
+    draw: Draw | None = None,
+    quiet: bool = False,
+) -> Model:
+    """Returns a model with random weights, drawn by the recipe's seed, after `finetune` on `data`.
+
+    `config` holds fields of the architecture's config. `shape` and, if labels are learned, `classes` are those of the
+    data unless it says otherwise. Other arguments and errors are those of `finetune`.
+    """
+    if not (isinstance(architecture, type) and issubclass(architecture, Memory)) or inspect.isabstract(architecture):
+        raise ValueError(f"`architecture` is {architecture!r:.60}; expected a class of memories, such as DenseHopfield")
+    given = dict(config or {})
+    shape = given.get("shape")
+    source = read(data, shape=shape if isinstance(shape, list | tuple) else None, skip_bad=skip_bad)
+    classes = source.classes if uses_labels(recipe.task) else 0
+    fields = {"shape": source.images.images.shape[1:], "classes": classes} | given
+    make: Callable[..., Model] = architecture
+    model = make(make_config(config_of(architecture), fields, "`config`"), key=jr.key(recipe.seed))
+    return finetune(
+        model,
+        source,
+        recipe,
+        workdir=workdir,
+        resume=resume,
+        overwrite=overwrite,
+        shard_params=shard_params,
+        log=log,
+        base_model=base_model,
+        draw=draw,
+        quiet=quiet,
+    )
+
+
+def _as_float32(leaf: object) -> object:
+    """The leaf off the caller's devices, and no half-precision array."""
+    if not isinstance(leaf, jax.Array | np.ndarray):
+        return leaf
+    array = jnp.asarray(np.asarray(leaf))
+    half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
+    return array.astype(jnp.float32) if half else array
+
+
+def _with_classes_of(source: Source, model: Model, recipe: Recipe, display: Display) -> Model:
+    """The model with a head for the data's classes, and with their names, if the recipe learns labels.
+
+    **Raises** ValueError if images are to be classified and are not of two classes or more.
+    """
+    labels = source.images.labels
+    if "classify" in weights_of(recipe.task):
+        if labels is None:
+            raise ValueError(
+                "the data have no labels to classify by; a folder of images has one folder for each class, at least "
+                "two, and no image beside them"
+            )
+        if len(np.unique(labels)) < 2:
+            only = source.names[labels[0]] if source.names else labels[0]
+            raise ValueError(f"all images are of one class ({only}); to classify takes two or more")
+        if source.classes != model.config.classes:
+            assert isinstance(model, Classifier)
+            had = model.config.classes
+            display.say(f"the head is replaced: it was for {had} classes, the data have {source.classes}")
+            model = model.with_head(classes=source.classes, key=jr.key(recipe.seed))
+    named = source.names and source.classes == model.config.classes and source.names != model.config.class_names
+    return model.with_config(class_names=source.names) if named and uses_labels(recipe.task) else model
+
+
+def _split(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
+    """The images to learn, and those held out."""
+    if not uses_labels(recipe.task):
+        images = images._replace(labels=None)
+    if recipe.overfit_one_batch:
+        order = np.random.default_rng(recipe.seed).permutation(len(images.images))
+        return images.part(np.resize(order, recipe.batch_size)), None
+    return split_off(images, recipe.validation, recipe.seed) if recipe.validation else (images, None)
+
+
+def _identity(model: Memory, learned: Images, recipe: Recipe) -> dict[str, object]:
+    """What tells a run from every other, as JSON values."""
+    arrays = [*named_leaves(model).values(), *(part for part in learned if part is not None)]
+    sums = [zlib.crc32(np.ascontiguousarray(array).data) for array in arrays if eqx.is_array_like(array)]
+    return {
+        "model_type": model.model_type,
+        "config": json.loads(json.dumps(dataclasses.asdict(model.config))),
+        "images": list(learned.images.shape),
+        "checksum": zlib.crc32(repr(sums).encode()),
+        **recipe.settings(),
+    }
+
+
+def _averages(state: State, placement: Placement) -> tuple[Line, State]:
+    """The metrics' averages since the last report, and the state with their sums set to 0."""
+    sums = {name: float(value) for name, value in state.sums.items()}
+    count = sums.pop("count") or 1.0
+    cleared = placement.place({name: jnp.zeros((), jnp.float32) for name in state.sums})
+    return {name: value / count for name, value in sums.items()}, state._replace(sums=cleared)
+
+
+def _validated(
+    measure: Measure, weights: Arrays, frozen: Arrays, held_out: Images, recipe: Recipe, placement: Placement
+) -> Line:
+    """Loss and metrics on all images held out, each damaged in the same way every time."""
+    totals: Line = {}
+    count = len(held_out.images)
+    for start in range(0, count, recipe.batch_size):
+        batch = held_out.take(slice(start, start + recipe.batch_size))
+        size = len(batch.images)
+        whole = size == recipe.batch_size
+        placed = (
+            placement.gather_batch(batch.take(placement.share(size)))
+            if whole
+            else placement._replace(shard_params=False).place(batch)
+        )
+        metrics = measure(weights, frozen, placed, jr.fold_in(jr.key(recipe.seed), start))
+        for name, value in metrics.items():
+            totals[f"validation_{name}"] = totals.get(f"validation_{name}", 0.0) + float(value) * size / count
+    return totals
+
+
+def _what_to_try(step: int, recipe: Recipe, run: Run | None) -> str:
+    good = "no checkpoint yet"
+    if run and run.last_kept:
+        good = f"the last good checkpoint is that of step {run.last_kept}; the best model is {run.path / 'best'}"
+    advice = [] if recipe.learning_rate is None else [f"a `learning_rate` below {recipe.learning_rate:g}"]
+    advice += [] if recipe.clip else ["`clip=1.0`"]
+    advice += [f"a `warmup` of more than {recipe.warmup} steps"]
+    advice += ["`precision=float32`"] if recipe.precision == "bf16" else []
+    return f"step {step}: the loss or its gradient is not finite ({good}); try, in a new folder, {', '.join(advice)}"
+
+
+@contextlib.contextmanager
+def _stop_signals(enabled: bool) -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT or SIGTERM has come; a second one acts as it usually does."""
+    came = threading.Event()
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.set()
+        signal.signal(number, usual[signal.Signals(number)])
+
+    for number in usual:
+        signal.signal(number, note)
+    try:
+        yield came.is_set
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

@@ -1,0 +1,176 @@
+"""The folder of a run: which run it holds, its log, its checkpoints, its models. The first process alone writes."""
+
+import contextlib
+import errno
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from ..data import Loader
+from ..memory import Memory
+from ..progress import TIMINGS
+from ._checkpoints import Checkpoints
+from ._devices import lead
+from ._log import Line, Log, tracker
+from ._steps import State
+
+# Of run.json and the checkpoints. hamux-zoo 0.6 wrote none.
+FORMAT = 2
+_MADE = ("run.json", "log.jsonl", "checkpoints", "best", "model", "curves.png", "samples.png", "tensorboard")
+_GO_ON = "free some, and the same call goes on from there"
+_WAY_OUT = "take another folder, or empty it of its run by `overwrite=True`"
+
+# Rows of pictures by name, and a title for each column.
+Examples = tuple[dict[str, np.ndarray], list[str]]
+
+
+class Draw(Protocol):
+    """What draws `curves.png` and `samples.png` into a run's folder, from its log and some examples."""
+
+    def __call__(self, path: Path, lines: list[Line], rows: dict[str, np.ndarray], titles: list[str], /) -> None: ...
+
+
+class Run:
+    """A run's folder: `run.json`, `log.jsonl`, `checkpoints`, `best`, `model`, and what `draw` makes."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: dict[str, object],
+        state: State,
+        *,
+        datasets: Sequence[str],
+        base_model: str | None,
+        resume: bool,
+        overwrite: bool,
+        log: str | None,
+        draw: Draw | None,
+    ) -> None:
+        """Makes the folder that of a run, or checks that it is.
+
+        - `identity`: JSON values that tell the run from every other.
+        - `datasets`, `base_model`: for the model's card.
+        - `log`: the name of a tracker that gets the numbers, too.
+
+        **Raises** ValueError if the folder holds something else, saying what differs, and OSError if there is no space
+        for checkpoints of `state`.
+        """
+        self.path, self._identity = path, {"format": FORMAT, **identity}
+        self._datasets, self._base_model, self._draw = datasets, base_model, draw
+        self._log = Log(path / "log.jsonl")
+        self.best = math.inf
+        self.last_kept: int | None = None
+
+        def open_folder() -> None:
+            start = tracker(log)
+            self._claim(resume, overwrite, 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+            self._track = start(path, identity)
+
+        lead(open_folder)
+        self._checkpoints = Checkpoints(path / "checkpoints")
+
+    def restore(self, state: State, loader: Loader) -> State:
+        """Returns the state of the newest checkpoint, or `state` if there is none; sets loader and log back to it."""
+        if found := self._checkpoints.restore(state):
+            self.last_kept, state, meta = found
+            self.best = meta["best"]
+            loader.set_state(meta["loader"])
+        lead(lambda: self._log.rewind(self.last_kept or 0))
+        return state
+
+    def keep(self, step: int, state: State, loader: Loader) -> None:
+        """Writes a checkpoint. **Raises** OSError if it cannot be written."""
+        self._checkpoints.save(step, state, {"best": self.best, "loader": loader.get_state()})
+        self.last_kept = step
+
+    def report(self, line: Line) -> None:
+        """Adds a line to the log."""
+        step, values = int(line["step"]), {name: value for name, value in line.items() if name != "step"}
+
+        def write() -> None:
+            self._log.append(line)
+            self._track(step, values)
+
+        with self._room(step):
+            lead(write)
+
+    def show(self, model: Memory, line: Line, examples: Callable[[], Examples]) -> None:
+        """Saves the model if its loss is the lowest so far, and draws."""
+        loss = line.get("validation_loss", line["loss"])
+        improved, self.best = loss < self.best, min(loss, self.best)
+
+        def write() -> None:
+            if self._draw is not None:
+                self._draw(self.path, self._log.lines(), *examples())
+            if improved:
+                self._write(model, "best")
+
+        with self._room(int(line["step"])):
+            lead(write)
+
+    def finish(self, step: int, model: Memory) -> Path:
+        """Saves the result and returns its folder."""
+        with self._room(step):
+            lead(lambda: self._write(model, "model"))
+        return self.path / "model"
+
+    def _write(self, model: Memory, name: str) -> None:
+        measured = {key: value for key, value in self._log.lines()[-1].items() if key not in TIMINGS}
+        base = {"base model": self._base_model} if self._base_model else {}
+        folder, picture = self.path / name, self.path / "samples.png"
+        card = model.card(
+            self.path.name,
+            {"Recipe": base | self._identity, "Measured on images held out": measured},
+            path=str(folder),
+            picture=picture.name if picture.is_file() else None,
+            datasets=self._datasets,
+            base_model=self._base_model,
+            metrics={key: value for key, value in measured.items() if key.startswith("validation_")},
+        )
+        model.save_pretrained(folder, card=card)
+        if picture.is_file():
+            shutil.copy(picture, folder)
+
+    @contextlib.contextmanager
+    def _room(self, step: int) -> Iterator[None]:
+        """**Raises** OSError, with the step and the way on, if what is done inside cannot write."""
+        try:
+            yield
+        except OSError as error:
+            good = f"the last checkpoint is that of step {self.last_kept}" if self.last_kept else "no checkpoint yet"
+            problem = f"step {step}: {self.path} cannot be written: {error} ({good}); {_GO_ON}"
+            raise OSError(error.errno or errno.EIO, problem) from error
+
+    def _claim(self, resume: bool, overwrite: bool, needed: int) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        own = self.path / "run.json"
+        if overwrite:
+            for name in _MADE:
+                made = self.path / name
+                shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
+        if own.exists():
+            found = json.loads(own.read_text(encoding="utf-8"))
+            if (version := found.get("format")) != FORMAT:
+                reader = "hamux-zoo 0.6 reads it" if version is None else "a newer hamux-zoo reads it"
+                raise ValueError(
+                    f"{self.path} holds a run of format {version}, expected {FORMAT} ({reader}); {_WAY_OUT}"
+                )
+            keys = [key for key in {**found, **self._identity} if found.get(key) != self._identity.get(key)]
+            differing = ", ".join(f"{key} was {found.get(key)!r} and is {self._identity.get(key)!r}" for key in keys)
+            if keys or not resume:
+                raise ValueError(f"{self.path} holds {f'another run ({differing})' if keys else 'a run'}; {_WAY_OUT}")
+            return
+        if not overwrite and any(path.suffix != ".aside" for path in self.path.iterdir()):
+            raise ValueError(f"{self.path} is not empty and holds no run; {_WAY_OUT}")
+        if (free := shutil.disk_usage(self.path).free) < needed:
+            room = f"checkpoints take {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free; {_GO_ON}"
+            raise OSError(errno.ENOSPC, room, str(self.path))
+        aside = own.with_suffix(".aside")
+        aside.write_text(json.dumps(self._identity, indent=2) + "\n", encoding="utf-8")
+        aside.replace(own)
