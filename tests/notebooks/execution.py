@@ -1,4 +1,4 @@
-"""Run notebooks, and keep what they show; without warnings and progress, which differ from run to run.
+"""Runs notebooks and keeps their outputs, without warnings and progress, which differ from run to run.
 
 uv run python tests/notebooks/execution.py notebooks/*.ipynb
 """
@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 
 def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
-    """The notebook with its outputs, run in a folder."""
+    """Returns the notebook with its outputs after running it in a folder."""
     notebook = nbformat.read(path, 4)
     metadata = copy.deepcopy(notebook.metadata)  # running adds the version of Python
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()

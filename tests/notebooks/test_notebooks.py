@@ -1,4 +1,4 @@
-"""The notebooks run, and are kept as they ran; the pages' code and links are true."""
+"""The notebooks run and hold their outputs; the code and the names on the pages and cards are real."""
 
 import ast
 import inspect
@@ -15,7 +15,8 @@ from execution import executed
 
 import hamux
 import hamux_zoo
-from hamux_zoo import load_samples
+from hamux_zoo import from_pretrained, load_samples
+from hamux_zoo.files import read_card
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "notebooks"
@@ -52,8 +53,27 @@ def test_every_public_name_is_in_the_reference():
     shown = re.findall(r"^::: hamux\.(\w+)$", (PAGES / "reference-hamux.md").read_text(), flags=re.MULTILINE)
     public = {name for name, thing in vars(hamux).items() if name[0] != "_" and not inspect.ismodule(thing)}
     assert sorted(shown) == sorted(public)
-    paths = re.findall(r"^::: hamux_zoo\.([\w.]+)$", (PAGES / "reference-hamux-zoo.md").read_text(), flags=re.MULTILINE)
-    assert {path.split(".")[-1] for path in paths} >= set(dir(hamux_zoo))
+    shown = re.findall(r"^::: hamux_zoo\.(\w+)$", (PAGES / "reference-hamux-zoo.md").read_text(), flags=re.MULTILINE)
+    assert sorted(shown) == sorted({*dir(hamux_zoo), "pixels"})
+
+
+@pytest.mark.parametrize("name", hamux_zoo.list_pretrained())
+def test_the_calls_on_a_card_are_those_of_the_memory(name):
+    """They are not run, which would compile each of them: their names and arguments are looked up."""
+    lines = re.findall(r"^    (.*)$", read_card(name).text.split("## Measured")[0], flags=re.MULTILINE)
+    kind = type(from_pretrained(name))
+    assert f"from hamux_zoo import {kind.__name__}" in lines
+    calls = [node for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, ast.Call)]
+    called = {}
+    for call in calls:
+        assert isinstance(call.func, ast.Attribute)
+        if call.func.value.id == "model":
+            arguments = dict.fromkeys(keyword.arg for keyword in call.keywords)
+            inspect.signature(getattr(kind, call.func.attr)).bind(None, *call.args, **arguments)
+            called[call.func.attr] = call
+        else:
+            assert ast.unparse(call) == f"{kind.__name__}.from_pretrained('{name}')"
+    assert called
 
 
 def test_every_page_is_in_the_navigation():
@@ -72,19 +92,19 @@ def test_the_benchmarks_that_are_named_are_there():
 @pytest.mark.slow
 def test_the_architecture_of_the_guide_is_one_as_it_stands(tmp_path):
     module, use = re.findall(r"^```python\n(.*?)^```$", (PAGES / "add-an-architecture.md").read_text(), re.M | re.S)
-    (tmp_path / "my_memories.py").write_text(module)
-    installed = tmp_path / "my_memories-1.0.dist-info"
+    (tmp_path / "ring_memory.py").write_text(module)
+    installed = tmp_path / "ring_memory-1.0.dist-info"
     installed.mkdir()
-    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-memories\nVersion: 1.0\n")
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ring-memory\nVersion: 1.0\n")
     (toml,) = re.findall(
         r'^```toml\n\[project\.entry-points\."(.*?)"\]\n(.*?) = "(.*?)"\n```$',
         (PAGES / "add-an-architecture.md").read_text(),
         re.M,
     )
     (installed / "entry_points.txt").write_text(f"[{toml[0]}]\n{toml[1]} = {toml[2]}\n")
-    code = f"from my_memories import Bipartite, BipartiteConfig\n{use}"
+    code = f"from ring_memory import Ring, RingConfig\n{use}"
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert "'bipartite'" in run.stdout
+    assert "'ring'" in run.stdout
     lower = load_samples("mnist").images[:, 14:]
     assert float(re.search(r"lower half: ([\d.]+)", run.stdout)[1]) < 0.5 * np.mean((lower - 0.5) ** 2)
