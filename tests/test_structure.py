@@ -11,12 +11,24 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "packages/hamux/src/hamux"
 ZOO = ROOT / "zoo/src/hamux_zoo"
-METHODS = ["explicit", "backtracking", "gauss_seidel", "momentum", "anderson", "langevin", "asynchronous", "ode"]
+METHODS = [
+    "explicit",
+    "backtracking",
+    "gauss_seidel",
+    "certified",
+    "momentum",
+    "anderson",
+    "langevin",
+    "asynchronous",
+    "ode",
+]
 CORE_ORDER = [
     *[
         "_binding",
+        "_facts",
         "_checks",
         "_precision",
+        "_batches",
         "_lagrangians",
         "_neurons",
         "_synapses",
@@ -26,13 +38,18 @@ CORE_ORDER = [
         "_methods._method",
     ],
     *[f"_methods._{name}" for name in METHODS],
-    *["_methods", "_adjoints", "_dynamics", "_landscape", "__init__"],
+    *["_methods", "_descent", "_adjoints", "_dynamics", "_landscape", "__init__"],
 ]
+FILES = [*[f"files.{name}" for name in ("_archive", "_folder", "_hub", "_card", "_saving", "_push")], "files"]
 ARCHITECTURES = [f"models.{path.stem}" for path in (ZOO / "models").glob("[!_]*.py")]
-GENERAL = ["_data", "_augmentation", "plots", "_evaluation", "_tasks", "_log", "_recipe", "_steps", "_devices"]
-GENERAL += ["_loader", "_checkpoints", "_run", "_progress", "_training", "_demo", "app"]
-FILES = ["_archive", "_folder", "_hub", "_card"]
-ZOO_ORDER = [*FILES, "_corruptions", "_model", *ARCHITECTURES, "models", "_registry", *GENERAL, "cli", "__init__"]
+DATA = ["data._changes", "data._images", "data._tables", "data"]
+TRAINING = [f"training.{name}" for name in ("_devices", "_checkpoints", "_log", "_tasks", "_recipe", "_steps", "_run")]
+TRAINING += ["training._loop", "training"]
+MEASURE = ["measure._baselines", "measure._evaluation", "measure"]
+SHOW = [*[f"show.{name}" for name in ("_pictures", "plots", "_demo", "app")], "show"]
+MODELS = [*ARCHITECTURES, "models._registry", "models"]
+GENERAL = [*MODELS, *DATA, *TRAINING, *MEASURE, *SHOW]
+ZOO_ORDER = ["pixels", *FILES, "progress", "config", "pretrained", "memory", *GENERAL, "cli", "__init__"]
 
 
 def tracked_files() -> list[Path]:
@@ -71,13 +88,20 @@ def test_imports_go_downward(package, order):
         assert not imported(path, package) & above, f"{path} imports what stands above it"
 
 
-def test_core_knows_no_zoo_and_an_architecture_only_the_model():
+def test_core_knows_no_zoo_and_an_architecture_only_what_is_public():
     assert not any("hamux_zoo" in imported(path, CORE) for path in CORE.rglob("*.py"))
     for path in (ZOO / "models").glob("[!_]*.py"):
-        assert imported(path, ZOO) & set(ZOO_ORDER) <= {"_model"}
-    for name in GENERAL:
-        path = ZOO / f"{name}.py"
-        assert not path.exists() or "models" not in {module.split(".")[0] for module in imported(path, ZOO)}
+        assert imported(path, ZOO) & set(ZOO_ORDER) <= {"pixels", "files", "config", "pretrained", "memory"}
+    for path in (ZOO / "data").glob("*.py"):
+        assert not imported(path, ZOO) & {"memory", *MODELS}
+
+
+def test_an_architecture_uses_no_private_name_of_another_file():
+    for path in (ZOO / "models").glob("[!_]*.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        assert {name for name in used - own if re.match("_[^_]", name)} == set(), path
 
 
 def test_top_level():

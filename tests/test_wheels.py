@@ -47,5 +47,5 @@ def test_the_zoo_with_its_weights_and_samples(wheels, tmp_path):
     command = python.with_name("hamux-zoo")
     assert "dense-hopfield-mnist" in run(command, "list", cwd=tmp_path)
     run(command, "demo", cwd=tmp_path, HF_HUB_OFFLINE="1", HOME=str(tmp_path))
-    assert (tmp_path / "hamux-demo/retrieval.png").is_file()
-    assert (tmp_path / "hamux-demo/reconstruction.png").is_file()
+    assert (tmp_path / "hamux-demo/dense-hopfield-mnist.png").is_file()
+    assert (tmp_path / "hamux-demo/et-small-cifar10.png").is_file()
