@@ -64,6 +64,8 @@ CONCAVE = {
     "leak 0, tokens": (one(hamux.lagr_layernorm, hopfield(4, lagrangian=hamux.lagr_relu), (2, 4), 0.0), np.inf),
     "gaussian": (one(hamux.lagr_identity, hamux.KernelSynapse(KEY, 4, 3, beta=2.0), leak=0.0), 1.0),
     "gaussian, leak 1": (one(hamux.lagr_relu, hamux.KernelSynapse(KEY, 4, 3, beta=2.0)), 0.5),
+    "planes": (one(hamux.lagr_identity, hamux.PlaneSynapse(KEY, 4, 3, 2), leak=0.0), 1.0),
+    "planes, leak 1": (one(hamux.lagr_relu, hamux.PlaneSynapse(KEY, 4, 3, 1)), 0.5),
     "bias": (one(hamux.lagr_sigmoid, hamux.BiasSynapse(KEY, 4)), 1.0),
     "of one's own": (one(TANH, Declared()), 1.0),
     "two layers at one synapse": (
@@ -423,6 +425,10 @@ SYNAPSES = {
     "memories of a convolution": (hamux.ConvHopfieldSynapse(KEY, 3, 2, (2,), lagrangian=TANH), (4, 2)),
     "gaussian": (hamux.KernelSynapse(KEY, (3, 2), 4, beta=2.0), 3, 2),
     "epanechnikov": (hamux.KernelSynapse(KEY, 3, 4, "epanechnikov", 2.0), 3),
+    "planes": (hamux.PlaneSynapse(KEY, (3, 2), 4, 2), 3, 2),
+    "planes in a subspace": (hamux.SubspaceSynapse(KEY, 3, 2, hamux.PlaneSynapse(KEY, (2, 2), 4, 1)), 3, 2),
+    "hopfield in a subspace": (hamux.SubspaceSynapse(KEY, 3, 2, hopfield(2)), 3),
+    "epanechnikov in a subspace": (hamux.SubspaceSynapse(KEY, 3, 2, hamux.KernelSynapse(KEY, 2, 4, "epanechnikov")), 3),
 }
 
 

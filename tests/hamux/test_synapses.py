@@ -56,6 +56,8 @@ def with_weights(synapse, **weights):
         (lambda key: hamux.ConvSynapse(key, 4, 3, (2, 5)), [(4, 3, 2, 5)]),
         (lambda key: hamux.HopfieldSynapse(key, 3, 8, Partial(hamux.lagr_repu, n=3)), [(8, 3)]),
         (lambda key: hamux.KernelSynapse(key, (3, 4), 8, "epanechnikov", beta=2.0), [(8, 3), (8, 4), ()]),
+        (lambda key: hamux.PlaneSynapse(key, (3, 4), 8, 2), [(8, 3), (8, 4), (2, 8, 3), (2, 8, 4)]),
+        (lambda key: hamux.SubspaceSynapse(key, 5, 3, hamux.BiasSynapse(key, 3)), [(3, 5), (5,), (3,)]),
         (lambda key: hamux.AttentionSynapse(key, 3, 2, 4), [(2, 4, 3), (2, 4, 3)]),
     ],
 )
@@ -73,6 +75,7 @@ def test_leaves_are_arrays_and_equal_builds_have_equal_structure(make, shapes):
         lambda key: hamux.ConvSynapse(key, 3, 2, 3),
         lambda key: hamux.HopfieldSynapse(key, (4, 4), 5),
         lambda key: hamux.KernelSynapse(key, (4, 4), 5).xi,
+        lambda key: hamux.PlaneSynapse(key, (4, 4), 5, 2),
         lambda key: hamux.AttentionSynapse(key, 5, 2, 3),
     ],
 )
@@ -177,7 +180,7 @@ def test_hopfield_learns_the_parameters_of_its_lagrangian():
     assert abs(by_beta) > 1e-3
 
 
-@pytest.mark.parametrize("synapse", [hamux.HopfieldSynapse, hamux.KernelSynapse])
+@pytest.mark.parametrize("synapse", [hamux.HopfieldSynapse, hamux.KernelSynapse, hamux.PlaneSynapse])
 @pytest.mark.parametrize("shapes", [[(3,), (2,)], [(4,)], [(3, 4), (2,)], [(4,), ()]], ids=str)
 def test_memories_name_shapes_that_do_not_fit(synapse, shapes):
     message = f"{synapse.__name__} joins 2 layers of dim (4, 2), got {len(shapes)} g's of shapes {shapes}"
@@ -192,8 +195,9 @@ def test_memories_name_shapes_that_do_not_fit(synapse, shapes):
         hamux.HopfieldSynapse(jr.key(0), 4, 5, Partial(hamux.lagr_softmax, beta=2.0)),
         hamux.KernelSynapse(jr.key(0), 4, 5, beta=0.7),
         hamux.KernelSynapse(jr.key(0), 4, 5, "epanechnikov", beta=0.1),
+        hamux.PlaneSynapse(jr.key(0), 4, 5),
     ],
-    ids=["relu", "softmax", "gaussian", "epanechnikov"],
+    ids=["relu", "softmax", "gaussian", "epanechnikov", "points"],
 )
 def test_attribution_is_each_memorys_share_of_the_force(synapse):
     xi, g = map(np.abs, draw((5, 4), (3, 4)))  # so that every memory is felt
@@ -201,7 +205,7 @@ def test_attribution_is_each_memorys_share_of_the_force(synapse):
     attribution, force = jax.jit(lambda g: (synapse.attribution(g), -jax.grad(synapse)(g)))(g)
     assert np.all(np.asarray(attribution) >= 0)
     np.testing.assert_allclose(np.sum(attribution, axis=-1), np.ones(3), rtol=1e-12)
-    toward = attribution @ xi - (g if isinstance(synapse, hamux.KernelSynapse) else 0)
+    toward = attribution @ xi - (0 if isinstance(synapse, hamux.HopfieldSynapse) else g)
     for along, pull in zip(np.asarray(toward), np.asarray(force), strict=True):
         np.testing.assert_allclose(pull, along * (pull @ along) / (along @ along), rtol=1e-10)
         assert pull @ along > 0
@@ -379,7 +383,7 @@ def test_attention_of_bad_numbers_is_refused(options, message):
         hamux.AttentionSynapse(jr.key(0), 5, **({"heads": 2, "head_dim": 3} | options))
 
 
-@pytest.mark.parametrize("kind", [hamux.HopfieldSynapse, hamux.KernelSynapse])
+@pytest.mark.parametrize("kind", [hamux.HopfieldSynapse, hamux.KernelSynapse, hamux.PlaneSynapse])
 def test_patterns_are_stored_as_they_are(kind):
     images, labels = draw((5, 3), (5, 4))
     synapse = kind(jr.key(0), (3, 4), 1).store(images, labels)
@@ -397,12 +401,22 @@ def test_patterns_are_stored_as_they_are(kind):
         (lambda: hamux.HopfieldSynapse(jr.key(0), 4, 3, Partial(hamux.lagr_softmax, beta=3e9)), [(4,)]),
         (lambda: hamux.KernelSynapse(jr.key(0), 4, 3, beta=3e9), [(4,)]),
         (lambda: hamux.KernelSynapse(jr.key(0), 4, 3, "epanechnikov", beta=3e9), [(4,)]),
+        (lambda: hamux.PlaneSynapse(jr.key(0), 4, 3, 1, power=3e3), [(4,)]),
         (lambda: hamux.PoolSynapse((2,), pool="max", beta=3e9), [(4, 2), (2, 2)]),
         (lambda: hamux.AttentionSynapse(jr.key(0), 4, 2, 3, beta=3e9), [(5, 4)]),
         (lambda: hamux.AttentionSynapse(jr.key(0), 4, 2, 3, beta=3e9, attend_self=False, at_once=7), [(5, 4)]),
         (lambda: hamux.AttentionSynapse(jr.key(0), 4, 2, 3, beta=3e9, closed_form=False), [(5, 4)]),
     ],
-    ids=["hopfield", "gaussian", "epanechnikov", "pool", "attention", "attention in blocks", "attention by autograd"],
+    ids=[
+        "hopfield",
+        "gaussian",
+        "epanechnikov",
+        "planes",
+        "pool",
+        "attention",
+        "attention in blocks",
+        "attention by autograd",
+    ],
 )
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e9, 1e15])
 def test_finite_and_the_same_eager_and_jitted_at_extreme_scores(make, shapes, size):
@@ -413,7 +427,7 @@ def test_finite_and_the_same_eager_and_jitted_at_extreme_scores(make, shapes, si
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     exact = jax.tree.map(lambda leaf: leaf.astype(float), synapse)(*(g.astype(float) for g in gs))
-    scale = size**2 if isinstance(synapse, hamux.KernelSynapse | hamux.AttentionSynapse) else size
+    scale = size**2 if isinstance(synapse, hamux.KernelSynapse | hamux.PlaneSynapse | hamux.AttentionSynapse) else size
     for found in (value, both(gs)[0]):
         np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-4 * scale)
 
@@ -429,6 +443,7 @@ def test_integers_of_numpy(integer):
         (hamux.HopfieldSynapse(key, i(2), i(3)), hamux.HopfieldSynapse(key, 2, 3)),
         (hamux.HopfieldSynapse(key, np.array([2, 3]), i(3)), hamux.HopfieldSynapse(key, (2, 3), 3)),
         (hamux.KernelSynapse(key, [i(2), i(3)], i(3)), hamux.KernelSynapse(key, (2, 3), 3)),
+        (hamux.PlaneSynapse(key, [i(2), i(3)], i(3), i(1)), hamux.PlaneSynapse(key, (2, 3), 3, 1)),
         (hamux.AttentionSynapse(key, i(4), i(2), i(2), at_once=i(9)), hamux.AttentionSynapse(key, 4, 2, 2, at_once=9)),
         (
             hamux.ConvSynapse(key, i(4), i(2), i(3), [i(1), 2], [[i(1), 1], (0, i(0))], i(1), i(2)),

@@ -16,7 +16,7 @@ from hamux_zoo import (
     Memory,
 )
 from hamux_zoo.data import Images
-from hamux_zoo.measure import Gaussian, evaluate, linear_prediction, mean_colour, nearest_image, salted
+from hamux_zoo.measure import Gaussian, distinct, evaluate, linear_prediction, mean_colour, nearest_image, salted
 
 
 class Still(Memory):
@@ -80,13 +80,15 @@ def test_every_mask_of_an_energy_transformer_is_measured_beside_every_guess():
     images = images_of((8, 8, 1), 130).astype(np.float32)
     labels = np.zeros(130, int)
     measured = evaluate(model, Images(images, labels), Images(images, labels))
-    guesses = ("mse", "mean_colour_mse", "mean_image_mse", "nearest_image_mse", "linear_mse")
+    guesses = ("mse", "2x_mse", "10x_mse", "mean_colour_mse", "mean_image_mse", "nearest_image_mse", "linear_mse")
     assert measured.keys() == {"test_error", "salt_and_pepper_error"} | {
         f"masked_{share}_{guess}" for share in (25, 75) for guess in guesses
     }
     known = model.masks(130)["masked_25"]
-    errors = np.asarray(jax.vmap(lambda x, known: model.recall(x, known).x)(images, known)) - images
-    np.testing.assert_allclose(measured["masked_25_mse"], np.mean(errors[~known] ** 2), rtol=1e-5)
+    for name, steps in {"": 2, "2x_": 4, "10x_": 20}.items():
+        ends = jax.vmap(lambda x, known, steps=steps: model.recall(x, known, steps=steps).x)(images, known)
+        errors = (np.asarray(ends) - images)[~known]
+        np.testing.assert_allclose(measured[f"masked_25_{name}mse"], np.mean(errors**2), rtol=1e-5)
     found = jax.vmap(model.classify)(images).argmax(axis=-1)
     np.testing.assert_allclose(measured["test_error"], 100 * np.mean(found != 0))
 
@@ -129,6 +131,34 @@ def test_labels_are_completed_with_the_image_held_and_from_noise():
     wrong = [end.scores.argmax() != label for end, label in zip(ends, labels, strict=True)]
     np.testing.assert_allclose(measured["free_error"], 100 * np.mean(wrong))
     assert measured["free_steps"] == np.median([end.steps for end in ends])
+    shown = np.array([end.x for end in ends])
+    np.testing.assert_allclose(measured["free_mse"], np.mean((shown - images) ** 2))
+    assert measured["free_distinct"] == distinct(shown)
+    judged = evaluate(model, Images(images, labels), Images(images, labels))
+    nearest = np.sum((shown[:, None] - images) ** 2, axis=(2, 3, 4)).argmin(axis=1)
+    np.testing.assert_allclose(judged["free_kept"], 100 * np.mean(labels[nearest] == labels))
+    assert judged["clean_kept"] == 100
+
+
+def test_distinct_images_differ_by_more_than_a_twentieth_in_some_pixel_from_all_before():
+    one, off = np.zeros((2, 2, 1)), np.zeros((2, 2, 1))
+    off[1, 0] = 0.04
+    far = 0 * off
+    far[0, 1] = 0.06
+    assert distinct(np.stack([one, off, far, one, far + off, 1.6 * off])) == 3
+    assert distinct(np.zeros((0, 2, 2, 1))) == 0
+
+
+def test_generated_images_are_judged_by_the_nearest_and_by_their_spread():
+    images, labels = images_of((4, 4, 1), 80), np.repeat([0, 1], 40)
+    model = DenseHopfield(DenseHopfieldConfig(shape=(4, 4, 1), beta=9.0), key=jr.key(0)).store(images, labels)
+    measured = evaluate(model, Images(images, labels), Images(images, labels))
+    asked, keys = np.repeat([0, 1], 100), jr.split(jr.key(0), 200)
+    made = np.array(jax.vmap(lambda label, key: model.generate(label, key=key).x)(asked, keys))
+    nearest = np.sum((made[:, None] - images) ** 2, axis=(2, 3, 4)).argmin(axis=1)
+    np.testing.assert_allclose(measured["generated_kept"], 100 * np.mean(labels[nearest] == asked))
+    spreads = [made[asked == c].std(axis=0).mean() / images[labels == c].std(axis=0).mean() for c in (0, 1)]
+    np.testing.assert_allclose(measured["generated_spread"], np.mean(spreads), rtol=1e-5)
 
 
 def test_salt_is_white_and_pepper_black_of_whole_pixels():

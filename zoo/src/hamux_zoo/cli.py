@@ -120,6 +120,7 @@ def evaluate(
     name: Name,
     data: Data,
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "test",
+    first: Annotated[int, typer.Option(help="The first image of the split to measure on.", min=0)] = 0,
     skip_bad: SkipBad = False,
 ) -> None:
     """Measure the numbers of a model's card on a data set."""
@@ -139,8 +140,12 @@ def evaluate(
     test = test.numbered_as(config.class_names)
     for note in test.notes:
         _say(note)
+    images = test.images
+    if first >= len(images.images):
+        raise ValueError(f"`first` is {first}; the split has {len(images.images)} images, from 0")
     table = Table("measure", "value")
-    for measure, value in evaluate(model, *(source.images for source in (test, *train))).items():
+    part = images.part(slice(first, None))
+    for measure, value in evaluate(model, part, *(source.images for source in train)).items():
         table.add_row(measure, f"{value:.4g}")
     console.print(table)
 

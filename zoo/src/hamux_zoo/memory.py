@@ -139,6 +139,15 @@ class Memory(Pretrained):
         """Draws a mask of known pixels for training."""
         return hide_part(key, self.config.shape)
 
+    def prepared(
+        self, images: Float[np.ndarray, "count ..."], labels: Int[np.ndarray, " count"] | None, *, seed: int
+    ) -> Self:
+        """Returns the memory with first weights that suit the images to learn; by default itself.
+
+        `hamux_zoo.train` calls it before the first step.
+        """
+        return self
+
     def masks(self, count: int) -> dict[str, Bool[np.ndarray, "count ..."]]:
         """Returns the masks of known pixels by which this memory is measured and shown: by name, `count` of each."""
         shape = self.config.shape

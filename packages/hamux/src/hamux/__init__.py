@@ -69,6 +69,7 @@ from ._methods import (
     certify as certify,
 )
 from ._neurons import Neurons as Neurons
+from ._planes import PlaneSynapse as PlaneSynapse, SubspaceSynapse as SubspaceSynapse
 from ._synapses import (
     AttentionSynapse as AttentionSynapse,
     BiasSynapse as BiasSynapse,

@@ -22,13 +22,13 @@ def positive(name: str, value: _Number) -> _Number:
     return value
 
 
-def whole(name: str, value: int, at_least: str) -> int:
-    """Returns `value` as a plain int where it is one ≥ 1. **Raises** ValueError otherwise."""
+def whole(name: str, value: int, at_least: str, least: int = 1) -> int:
+    """Returns `value` as a plain int where it is one ≥ `least`. **Raises** ValueError otherwise."""
     try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1:
+        number = least - 1
+    if number < least:
         raise ValueError(f"{name} is {value!r}; {at_least}, as an int")
     return number
 

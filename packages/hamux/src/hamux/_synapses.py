@@ -75,7 +75,7 @@ class BiasSynapse(Module):
         return -jnp.sum(jnp.sum(widened(g), axis=tuple(range(leading))) * widened(self.b))
 
 
-class _Stored(Module):
+class Stored(Module):
     """A synapse that stores memories."""
 
     xi: tuple[Float[Array, "memories dim"], ...]
@@ -108,7 +108,7 @@ class _Stored(Module):
             )
 
 
-class HopfieldSynapse(_Stored):
+class HopfieldSynapse(Stored):
     """E = −Σ_tokens L(h) with h = Σ_layers g ξᵀ: a dense layer of `memories` hidden neurons, integrated out.
 
     `xi` holds one matrix `(memories, dim)` for each connected layer; row μ of all of them is one stored memory. `dim`
@@ -130,7 +130,7 @@ class HopfieldSynapse(_Stored):
         memories: int,
         lagrangian: Callable[..., Array] = lagr_relu,
     ):
-        self.xi = _random_memories(key, dim, memories)
+        self.xi = random_memories(key, dim, memories)
         self.lagrangian = bind(lagrangian, "the hidden neurons' Lagrangian")
 
     @property
@@ -149,10 +149,10 @@ class HopfieldSynapse(_Stored):
 
     def _hidden(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
         self._check(gs)
-        return functools.reduce(jnp.add, [_product(g, xi) for g, xi in zip(gs, self.xi, strict=True)])
+        return functools.reduce(jnp.add, [product(g, xi) for g, xi in zip(gs, self.xi, strict=True)])
 
 
-class KernelSynapse(_Stored):
+class KernelSynapse(Stored):
     """E = −(1/β) Σ_tokens log Σ_μ κ(β/2 Σ_layers ‖g − ξ_μ‖²): memories compared by distance, as a kernel density.
 
     - `"gaussian"`, κ(u) = exp(−u): log-sum-exp. On identity layers of leak 0 the step with dt/τ = 1 is
@@ -187,7 +187,7 @@ class KernelSynapse(_Stored):
     ):
         if kernel not in ("gaussian", "epanechnikov"):
             raise ValueError(f'kernel is {kernel!r}; it is "gaussian" or "epanechnikov"')
-        self.xi = _random_memories(key, dim, memories)
+        self.xi = random_memories(key, dim, memories)
         self.beta = jnp.asarray(1.0 * positive("beta", beta))
         self.kernel = kernel
 
@@ -280,7 +280,7 @@ class AttentionSynapse(Module):
             raise ValueError(f"AttentionSynapse got g of shape {g.shape}, expected (tokens, {dim})")
         if len(g) == 1 and not self.attend_self:
             raise ValueError("AttentionSynapse got one token, which may not attend to itself and has no other")
-        both = _product(g, jnp.concatenate([self.Wk, self.Wq]).reshape(-1, dim))
+        both = product(g, jnp.concatenate([self.Wk, self.Wq]).reshape(-1, dim))
         return rearrange(both, "token (two head z) -> two head token z", two=2, head=heads)
 
 
@@ -361,7 +361,7 @@ def _attention(
     return jnp.sum(energies), pull_keys, pull_queries
 
 
-def _random_memories(key: PRNGKeyArray, dim: int | Sequence[int], memories: int) -> tuple[Array, ...]:
+def random_memories(key: PRNGKeyArray, dim: int | Sequence[int], memories: int) -> tuple[Array, ...]:
     dims, memories = sizes("dim", dim), whole("memories", memories, "at least one is stored")
     return tuple(0.02 * jr.normal(k, (memories, d)) for k, d in zip(jr.split(key, len(dims)), dims, strict=True))
 
@@ -376,9 +376,9 @@ def _half_square_distances(
 ) -> Float[Array, "... memories"]:
     """½‖g − ξ_μ‖², expanded so that the work is one matrix product."""
     norms = jnp.sum(widened(xi) ** 2, axis=-1).reshape((1,) * (g.ndim - 1) + (-1,))
-    return 0.5 * (jnp.sum(widened(g) ** 2, axis=-1, keepdims=True) + norms) - _product(g, xi)
+    return 0.5 * (jnp.sum(widened(g) ** 2, axis=-1, keepdims=True) + norms) - product(g, xi)
 
 
-def _product(g: Float[Array, "... dim"], rows: Float[Array, "n dim"]) -> Float[Array, "... n"]:
+def product(g: Float[Array, "... dim"], rows: Float[Array, "n dim"]) -> Float[Array, "... n"]:
     """g · row of every row."""
     return jnp.matmul(g, rows.T, preferred_element_type=accumulator(g, rows))

@@ -3,6 +3,7 @@
 from ._changes import (
     AUGMENTATIONS as AUGMENTATIONS,
     augment as augment,
+    blur as blur,
     gaussian_noise as gaussian_noise,
     salt_and_pepper as salt_and_pepper,
 )

@@ -92,3 +92,12 @@ def salt_and_pepper(key: PRNGKeyArray, image: Image, share: float | Float[Array,
 def gaussian_noise(key: PRNGKeyArray, image: Image, sigma: float | Float[Array, ""]) -> Image:
     """Returns the image plus normal noise of standard deviation `sigma`, clipped to [0, 1]."""
     return jnp.clip(image + sigma * jr.normal(key, image.shape, image.dtype), 0, 1)
+
+
+def blur(image: Image, sigma: float | Float[Array, ""]) -> Image:
+    """Returns the image after a Gaussian filter of standard deviation `sigma`, in pixels, at most 2."""
+    import dm_pix
+
+    with jax.numpy_dtype_promotion("standard"):
+        blurred: Image = dm_pix.gaussian_blur(image, sigma, kernel_size=9)
+    return blurred.astype(image.dtype)

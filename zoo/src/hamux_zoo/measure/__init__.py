@@ -9,8 +9,10 @@ from ._baselines import (
 from ._evaluation import (
     classes_of as classes_of,
     completion_errors as completion_errors,
+    distinct as distinct,
     error as error,
     evaluate as evaluate,
+    nearest_class as nearest_class,
     recalled as recalled,
     salted as salted,
     unknown_mse as unknown_mse,

@@ -1,16 +1,17 @@
 """The numbers on the model cards, recomputed."""
 
 import dataclasses
+import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, ArrayLike, Int
+from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
 
 from ..data import Images, salt_and_pepper
-from ..memory import Classifier, Memory, Recalled
+from ..memory import Classifier, Generator, Memory, Recalled
 from ..pixels import span
 from ._baselines import Batch, Gaussian, Masks, linear_prediction, mean_colour, nearest_image
 
@@ -19,6 +20,10 @@ _BATCH = 100
 _LINEAR_UP_TO = 8192
 # The images that are recalled where one mask is the same for all; masks that differ are averaged over all images.
 _SOME = 1000
+# The images that are generated of each class.
+_GENERATED = 100
+
+Labels = Int[np.ndarray, " count"]
 
 
 def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[str, float]:
@@ -29,10 +34,17 @@ def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[s
     - `test_error`: of the images as they are; `salt_and_pepper_error`: with 30 % of the pixels black or white.
     - `label_error`, with label neurons: by their `scores` after a recall that holds all of the image; `free_error`:
       after a recall from the noisy image that holds nothing. Both of the first 1,000 images.
+    - `free_mse`: mean squared error of these free recalls. `free_distinct`: how many of them are distinct: some pixel
+      is off by more than 0.05 from every one before. `free_kept`: percent of them that keep their class, since the
+      nearest of the images in `train` has it; `clean_kept`: the same of the images as they are.
+    - `generated_kept`: percent of 100 images generated of each class whose nearest image in `train` is of the class.
+      `generated_spread`: the mean deviation of a pixel over the 100 images of a class, divided by that over as many
+      test images of the class.
 
     For each mask of `model.masks`, such as "completion", over the unknown pixels (see `completion_errors`):
 
-    - `completion_mse`: mean squared error of the image recalled from the known pixels.
+    - `completion_mse`: mean squared error of the image recalled from the known pixels. For a memory that takes a fixed
+      number of steps, `completion_2x_mse` and `completion_10x_mse`: after twice and ten times as many.
     - `completion_mean_colour_mse`, `…_mean_image_mse`, `…_nearest_image_mse`, `…_linear_mse`: that of the guesses. All
       but the first need `train`, and the last needs images of at most 8,192 numbers.
 
@@ -54,13 +66,20 @@ def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[s
         noisy = salted(images, low=config.low, high=config.high)
         measured["test_error"] = error(classes_of(model, images), labels)
         measured["salt_and_pepper_error"] = error(classes_of(model, noisy), labels)
-        if "generate" in model.tasks:
+        if isinstance(model, Generator):
             held = np.ones_like(images[:_SOME], bool)
             for name, start, known in (("label", images[:_SOME], held), ("free", noisy[:_SOME], None)):
                 end = recalled(model, start, known)
                 assert end.scores is not None
                 measured[f"{name}_error"] = error(np.argmax(end.scores, axis=-1), labels[:_SOME])
                 measured |= _descent(model, name, end)
+            free = np.asarray(end.x)
+            measured |= {"free_mse": float(np.mean((free - images[:_SOME]) ** 2)), "free_distinct": distinct(free)}
+            if examples is not None and train is not None and train.labels is not None:
+                judge = examples, np.asarray(train.labels)
+                measured["free_kept"] = 100 - error(nearest_class(free, *judge), labels[:_SOME])
+                measured["clean_kept"] = 100 - error(nearest_class(images[:_SOME], *judge), labels[:_SOME])
+                measured |= _generated(model, images, labels, *judge)
     gaussian = None if examples is None or examples[0].size > _LINEAR_UP_TO else Gaussian.of(examples)
     for name, known in model.masks(len(images)).items():
         count = len(images) if np.any(known != known[0]) else _SOME
@@ -81,7 +100,48 @@ def completion_errors(
     if gaussian is not None:
         guesses["linear_"] = linear_prediction(images, known, gaussian)
     errors = {f"{name}_{guess}mse": unknown_mse(x, images, known) for guess, x in guesses.items()}
+    if (taken := model.dynamics().steps) is not None:
+        for times in (2, 10):
+            longer = recalled(model, images, known, steps=times * taken)
+            errors[f"{name}_{times}x_mse"] = unknown_mse(np.asarray(longer.x), images, known)
     return errors | _descent(model, name, end)
+
+
+def _generated(model: Generator, images: Batch, labels: Labels, train: Batch, train_labels: Labels) -> dict[str, float]:
+    """How images that are generated of each class compare with those that there are."""
+    classes = np.unique(labels)
+    asked = np.repeat(classes, _GENERATED)
+    keys = jr.split(jr.key(0), len(asked))
+    parts = [slice(i, i + _BATCH) for i in range(0, len(asked), _BATCH)]
+    made = np.concatenate([_generate(model, asked[part], keys[part]) for part in parts])
+    real = [images[labels == each][:_GENERATED] for each in classes]
+    spreads = [
+        float(np.mean(np.std(ours, axis=0)) / np.mean(np.std(theirs, axis=0)))
+        for ours, theirs in zip(np.split(made, len(classes)), real, strict=True)
+        if np.any(np.std(theirs, axis=0))
+    ]
+    recognised = 100 - error(nearest_class(made, train, train_labels), asked)
+    return {"generated_kept": recognised, "generated_spread": float(np.mean(spreads)) if spreads else float("nan")}
+
+
+def nearest_class(images: Batch, train: Batch, labels: Labels) -> Labels:
+    """Returns the label of the image in `train` that is nearest to each of `images`."""
+    rows = train.reshape(len(train), -1)
+    norms, found = np.sum(rows**2, axis=1), []
+    for start in range(0, len(images), _BATCH):
+        part = np.asarray(images[start : start + _BATCH]).reshape(-1, rows.shape[1]).astype(rows.dtype)
+        found.append(labels[np.argmin(norms - 2 * part @ rows.T, axis=1)])
+    return np.concatenate(found)
+
+
+def distinct(images: Batch) -> int:
+    """Returns how many images differ in some pixel by more than 0.05 from every distinct one before them."""
+    rows = images.reshape(len(images), math.prod(images.shape[1:]))
+    kept = rows[:0]
+    for row in rows:
+        if np.all(np.max(np.abs(kept - row), axis=1) > 0.05):
+            kept = np.concatenate([kept, row[None]])
+    return len(kept)
 
 
 def unknown_mse(guesses: Batch, images: Batch, known: Masks) -> float:
@@ -100,10 +160,15 @@ def classes_of(model: Classifier, images: Batch) -> Int[np.ndarray, " count"]:
     return np.concatenate(parts)
 
 
-def recalled(model: Memory, images: Batch, known: Masks | None = None, *, energies: bool = False) -> Recalled:
+def recalled(
+    model: Memory, images: Batch, known: Masks | None = None, *, energies: bool = False, steps: int | None = None
+) -> Recalled:
     """Returns `model.recall` of each image, without the states; the arrays are NumPy's and have a leading axis."""
     parts = [slice(i, i + _BATCH) for i in range(0, len(images), _BATCH)]
-    ends = [_recalled(model, images[i], None if known is None else known[i], energies=energies) for i in parts]
+    masks = [None if known is None else known[i] for i in parts]
+    ends = [
+        _recalled(model, images[i], mask, energies=energies, steps=steps) for i, mask in zip(parts, masks, strict=True)
+    ]
     together: Recalled = jax.tree.map(lambda *parts: np.concatenate(parts), *ends)
     return together
 
@@ -122,11 +187,18 @@ def _classes(model: Classifier, images: ArrayLike) -> Array:
 
 
 @eqx.filter_jit
-def _recalled(model: Memory, images: ArrayLike, known: ArrayLike | None, *, energies: bool) -> Recalled:
+def _recalled(
+    model: Memory, images: ArrayLike, known: ArrayLike | None, *, energies: bool, steps: int | None
+) -> Recalled:
     def one(image: ArrayLike, known: ArrayLike | None) -> Recalled:
-        return dataclasses.replace(model.recall(image, known, energies=energies), xs={})
+        return dataclasses.replace(model.recall(image, known, energies=energies, steps=steps), xs={})
 
     return jax.vmap(one)(images, known)
+
+
+@eqx.filter_jit
+def _generate(model: Generator, labels: ArrayLike, keys: PRNGKeyArray) -> Array:
+    return jax.vmap(lambda label, key: model.generate(label, key=key).x)(jnp.asarray(labels), keys)
 
 
 def _descent(model: Memory, name: str, end: Recalled) -> dict[str, float]:

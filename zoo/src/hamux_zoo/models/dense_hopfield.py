@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import ClassVar, Literal, Self
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,14 +14,16 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 import hamux
-from hamux import HopfieldSynapse, KernelSynapse, Neurons
+from hamux import HopfieldSynapse, KernelSynapse, Neurons, PlaneSynapse, SubspaceSynapse
 
 from ..config import Config
 from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, Generator, Rehearsal, States, compiled
 from ..pixels import span
 from ..pretrained import skeleton_of
+from ._clusters import centres_by_class, principal_components
 
-Energy = Literal["polynomial", "exponential", "log-sum-exp", "epanechnikov"]
+Numbers = TypeVar("Numbers", Array, np.ndarray)
+Energy = Literal["polynomial", "exponential", "log-sum-exp", "epanechnikov", "planes"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,9 +33,15 @@ class DenseHopfieldConfig(Config):
     - `shape`: of one pattern, with any number of axes.
     - `memories`: K, the number of stored patterns.
     - `classes`: the number of label neurons, 0 for none.
-    - `energy`: "polynomial", "exponential", "log-sum-exp" or "epanechnikov"; see `DenseHopfield`.
-    - `degree`: n of the polynomial and of the exponential energy. A higher degree holds more memories and blends less.
+    - `energy`: "polynomial", "exponential", "log-sum-exp", "epanechnikov" or "planes"; see `DenseHopfield`.
+    - `degree`: n of the polynomial and the exponential energy, 3 unless given, and p of planes, 12 unless given. A
+      higher degree holds more memories and blends less.
     - `beta`: the inverse temperature at the start, a parameter of the model. None picks one that suits the energy.
+      Planes have none.
+    - `directions`: of each plane, 0 for points.
+    - `components`: the number of principal components through which the memories see the pixels, 0 for the pixels
+      themselves. All energies of distances (the last three) can have them.
+    - `loudness`: the label neurons show ±`loudness`. It weighs a label against the pixels.
     - `low`, `high`: the range of a pattern's numbers.
 
     **Raises** ValueError, naming the field, for a value of another type or out of range.
@@ -41,24 +50,48 @@ class DenseHopfieldConfig(Config):
     shape: tuple[int, ...] = (28, 28, 1)
     memories: int = 1000
     energy: Energy = "log-sum-exp"
-    degree: float = 3.0
+    degree: float | None = None
     beta: float | None = None
+    directions: int = 0
+    components: int = 0
+    loudness: float = 1.0
     low: float = 0.0
     high: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_at_least(1, "memories")
-        if not 1 < self.degree < math.inf:
-            raise ValueError(f"degree is {self.degree}; expected a finite number greater than 1")
-        if self.beta is not None and not 0 < self.beta < math.inf:
-            raise ValueError(f"beta is {self.beta}; expected a finite number greater than 0, or None")
+        self.check_at_least(0, "directions", "components")
+        if self.degree is not None and not 1 < self.degree < math.inf:
+            raise ValueError(f"degree is {self.degree}; expected a finite number greater than 1, or None")
+        if self.beta is not None and not (0 < self.beta < math.inf and self.energy != "planes"):
+            raise ValueError(f"beta is {self.beta}; expected None, or a finite number greater than 0; planes have none")
+        if not 0 < self.loudness < math.inf:
+            raise ValueError(f"loudness is {self.loudness}; expected a finite number greater than 0")
+        if self.loudness != 1 and not self.of_distances:
+            raise ValueError(f'loudness is {self.loudness}; only an energy of distances has one, not "{self.energy}"')
+        if self.directions and self.energy != "planes":
+            raise ValueError(f'directions is {self.directions}; only the energy "planes" has them, not "{self.energy}"')
+        if self.components and not self.of_distances:
+            raise ValueError(f'components is {self.components}; the energy "{self.energy}" takes the pixels, 0')
+        if self.components > self.pixels:
+            raise ValueError(f"components is {self.components}; a pattern of {self.pixels} pixels has at most as many")
         if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"low is {self.low} and high is {self.high}; expected finite numbers, low below high")
 
     @property
     def pixels(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def of_distances(self) -> bool:
+        """Whether the energy compares by distances, and not by overlaps."""
+        return self.energy in ("log-sum-exp", "epanechnikov", "planes")
+
+    @property
+    def power(self) -> float:
+        """The degree, or the one that suits the energy."""
+        return self.degree or (12.0 if self.energy == "planes" else 3.0)
 
     @property
     def layers(self) -> dict[str, int]:
@@ -77,10 +110,10 @@ class DenseHopfieldConfig(Config):
             return self.beta
         match self.energy:
             case "polynomial":
-                return 4.0 * math.exp2(min(self.degree - 1, 80))
+                return 4.0 * math.exp2(min(self.power - 1, 80))
             case "exponential":
-                return 4.0 * math.exp(min(self.degree / 2, 60))
-            case "log-sum-exp":
+                return 4.0 * math.exp(min(self.power / 2, 60))
+            case "log-sum-exp" | "planes":
                 return 1.0
             case "epanechnikov":
                 return 2 / self.pixels
@@ -99,10 +132,14 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
       memory is felt where n (1 − m_μ) < 87;
     - log-sum-exp: −(1/β) log Σ_μ exp(−β d_μ²/2), which is Ramsauer et al., 2021, eq. 2, up to a constant when all
       memories have one norm, and is otherwise not drawn to the longest one (`hamux.KernelSynapse`);
-    - epanechnikov: −(1/β) log Σ_μ max(1 − β d_μ²/2, 0), felt within √(2/β) (Hoover et al., 2025, eq. 3).
+    - epanechnikov: −(1/β) log Σ_μ max(1 − β d_μ²/2, 0), felt within √(2/β) (Hoover et al., 2025, eq. 3);
+    - planes: ½ (Σ_μ (1 + d_μ²)⁻ᵖ)^(−1/p), where d_μ is the distance to a plane through ξ_μ. What is recalled keeps its
+      own place on the plane (`hamux.PlaneSynapse`).
 
-    The neurons of the first two are v = tanh(βx), binary as β → ∞; those of the other two are v = x. The HAM has one
-    synapse, "memory", over the layers "pixels" and, with classes, "label". A recall descends to a fixed point.
+    The neurons of the first two are v = tanh(βx), binary as β → ∞; those of the others are v = x. The HAM has one
+    synapse, "memory", over the layers "pixels" and, with classes, "label". With `components` the memories see the
+    pixels through these, and what lies outside of them is pulled to the mean (`hamux.SubspaceSynapse`). A recall
+    descends to a fixed point.
     """
 
     model_type: ClassVar[str] = "dense-hopfield"
@@ -112,22 +149,19 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
     ham: hamux.HAM
 
     def __init__(self, config: DenseHopfieldConfig, *, key: PRNGKeyArray) -> None:
-        dims = tuple(config.layers.values())
-        size, beta = sum(dims), config.first_beta
-        synapse: HopfieldSynapse | KernelSynapse
-        if config.energy in ("polynomial", "exponential"):
-            separation = _Polynomial if config.energy == "polynomial" else _Exponential
-            synapse = HopfieldSynapse(key, dims, config.memories, separation(config.degree, size))
-            neurons = {name: Neurons(Partial(hamux.lagr_tanh, beta=beta), dim) for name, dim in config.layers.items()}
-        else:
-            kernel: Literal["gaussian", "epanechnikov"] = (
-                "gaussian" if config.energy == "log-sum-exp" else "epanechnikov"
-            )
-            synapse = KernelSynapse(key, dims, config.memories, kernel, beta=beta)
-            neurons = {name: Neurons(hamux.lagr_identity, dim, leak=0.0) for name, dim in config.layers.items()}
+        pixels, *label = config.layers.values()
+        dims = (config.components or pixels, *label)
         random = (jr.normal(k, (config.memories, dim)) for k, dim in zip(jr.split(key, len(dims)), dims, strict=True))
+        synapse: Callable[..., Array] = eqx.tree_at(lambda each: each.xi, _synapse(config, dims, key), tuple(random))
+        if config.components:
+            synapse = SubspaceSynapse(key, pixels, config.components, synapse)
+        if config.of_distances:
+            neurons = {name: Neurons(hamux.lagr_identity, dim, leak=0.0) for name, dim in config.layers.items()}
+        else:
+            tanh = Partial(hamux.lagr_tanh, beta=config.first_beta)
+            neurons = {name: Neurons(tanh, dim) for name, dim in config.layers.items()}
         self.config = config
-        self.ham = hamux.HAM(neurons, {"memory": synapse.store(*random)}, [(tuple(neurons), "memory")])
+        self.ham = hamux.HAM(neurons, {"memory": synapse}, [(tuple(neurons), "memory")])
 
     def start(
         self,
@@ -139,17 +173,17 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
     ) -> tuple[States, Clamp]:
         config, dtype = self.config, self._xi[0].dtype
         wide = dtype if dtype.itemsize >= 4 else jnp.float32
-        spins = {"pixels": 2 * (jnp.ravel(x).astype(wide) - config.low) / (config.high - config.low) - 1}
+        spins = {"pixels": _spins(jnp.ravel(x).astype(wide), config)}
         clamp: Clamp = {} if known is None else {"pixels": jnp.ravel(known)}
         if label is not None:
-            spins["label"] = _one_hot_spins(label, config.classes).astype(wide)
+            spins["label"] = config.loudness * _one_hot_spins(label, config.classes).astype(wide)
             clamp["label"] = True
         rest = {name: state.astype(dtype) for name, state in self.ham.init_states().items()}
         return rest | {name: self._state_of(name, spin).astype(dtype) for name, spin in spins.items()}, clamp
 
     def _state_of(self, layer: str, spins: Float[Array, " dim"]) -> Float[Array, " dim"]:
         """The state that shows `spins`; a saturated tanh neuron shows ±0.9999, since half precision rounds it to 1."""
-        if self._is_kernel:
+        if self.config.of_distances:
             return spins
         return jnp.arctanh(jnp.clip(spins, -0.9999, 0.9999)) / self._beta_of(layer).astype(spins.dtype)
 
@@ -157,17 +191,25 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         return self._as_patterns(self.ham.neurons["pixels"].activations(xs["pixels"]))
 
     def scores(self, xs: States) -> Float[Array, " classes"] | None:
-        """Returns 2βx of the label neurons: where these are tanh(βx), the logits of being +1."""
-        return 2 * self._beta_of("label") * xs["label"] if self.config.classes else None
+        """Returns 2βx of the label neurons: where these are tanh(βx), the logits of being +1.
+
+        With planes, whose label neurons show a mean of the memories' labels, the logarithms of the classes' shares.
+        """
+        if not self.config.classes:
+            return None
+        if self.config.energy == "planes":
+            return jnp.log(jnp.maximum((xs["label"] / self.config.loudness + 1) / 2, 1e-4))
+        return 2 * self._beta_of("label") * xs["label"]
 
     def dynamics(self) -> Dynamics:
-        return Dynamics(rehearsal=Rehearsal(steps=3, warmup=10, judged=3))
+        return Dynamics(rehearsal=Rehearsal(steps=3, warmup=5 if self.config.energy == "planes" else 10, judged=3))
 
     def classify(self, x: ArrayLike) -> Float[Array, " classes"]:
         """Returns −β times the synapse's energy of `x` together with each label; the largest is the class.
 
-        They are the logits of the labels in a Boltzmann distribution of this energy at the temperature 1/β. No step is
-        taken. Krotov & Hopfield, 2016, §4, eq. 9, without the tanh, which keeps the order.
+        They are the logits of the labels in a Boltzmann distribution of this energy at the temperature 1/β. With planes
+        it is −p log of the energy: the logarithm of the sum of powers. No step is taken. Krotov & Hopfield, 2016, §4,
+        eq. 9, without the tanh, which keeps the order.
 
         **Raises** ValueError for a memory without label neurons, and if `x` does not fit.
         """
@@ -185,12 +227,13 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
 
     def memories(self, which: slice = slice(None)) -> Float[Array, "memories ..."]:
         """Returns some of the stored patterns, in [low, high] if they were stored, anywhere if they were learned."""
-        return self._as_patterns(self._xi[0][which])
+        rows = self._xi[0][which]
+        return self._as_patterns(rows if self._subspace is None else self._subspace.shown(rows))
 
     @property
-    def beta(self) -> Float[Array, ""]:
-        """The inverse temperature that the model has now."""
-        return self._beta_of("pixels")
+    def beta(self) -> Float[Array, ""] | None:
+        """The inverse temperature that the model has now; None of planes."""
+        return None if self.config.energy == "planes" else self._beta_of("pixels")
 
     def head(self) -> Float[Array, "memories classes"]:
         """Returns the labels of the memories. **Raises** ValueError if there are none."""
@@ -200,7 +243,30 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
     def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
         """Returns the same patterns with random labels of so many classes, without class names."""
         config = self.config.for_classes(classes)
-        return self._of(config, self._xi[0], jr.normal(key, (config.memories, config.classes), self._xi[0].dtype))
+        labels = jr.normal(key, (config.memories, config.classes), self._xi[0].dtype)
+        return self._of(config, [self._xi[0], labels], self._along)
+
+    def prepared(
+        self, images: Float[np.ndarray, "count ..."], labels: Int[np.ndarray, " count"] | None, *, seed: int
+    ) -> Self:
+        """Returns the model with k-means centres of the images as memories, equally many of each class.
+
+        Components are principal ones, and the directions of a plane those along which nearby images vary. A model whose
+        energy has no distances keeps its random memories.
+        """
+        config, model = self.config, self
+        if not config.of_distances:
+            return self
+        rows = _spins(images, config).reshape(len(images), -1)
+        if self._subspace is not None:
+            mean, components = principal_components(rows, config.components)
+            where = lambda model: (model._subspace.m, model._subspace.W)  # noqa: E731
+            model = eqx.tree_at(where, model, (jnp.asarray(mean), jnp.asarray(components)))
+            rows = (rows - mean) @ components.T
+        given = labels if config.classes else None
+        xi, each, along = centres_by_class(rows, given, config.memories, config.classes, config.directions, seed)
+        names = [config.loudness * _one_hot_spins(jnp.asarray(each), config.classes)] if config.classes else []
+        return model._of(config, [jnp.asarray(xi), *names], jnp.asarray(along))
 
     def store(self, patterns: ArrayLike, labels: ArrayLike | None = None) -> Self:
         """Returns a model of the same energy and temperatures whose memories are `patterns` instead.
@@ -214,7 +280,7 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         **Raises** ValueError for patterns or labels that do not fit.
         """
         rows, classes = self._checked_rows(patterns, labels)
-        return self._of(self._with_memories(len(rows[0]), classes), *rows)
+        return self._of(self._with_memories(len(rows[0]), classes), rows)
 
     def remember(self, patterns: ArrayLike, labels: ArrayLike | None = None) -> Self:
         """Returns the model with `patterns` beside the memories that it has.
@@ -228,9 +294,9 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
             has = f"{self.config.classes} label neurons" if self.config.classes else "no label neurons"
             raise ValueError(f"labels is {'None' if labels is None else 'given'}, and this model has {has}")
         rows, classes = self._checked_rows(patterns, labels)
-        kept = [self._xi[0], *(_with_classes(each, classes) for each in self._xi[1:])]
+        kept = [self._xi[0], *(_with_classes(each, classes, self.config.loudness) for each in self._xi[1:])]
         both = [jnp.concatenate([old, new.astype(old.dtype)]) for old, new in zip(kept, rows, strict=True)]
-        return self._of(self._with_memories(len(both[0]), classes), *both)
+        return self._of(self._with_memories(len(both[0]), classes), both, self._along)
 
     def forget(self, which: int | slice | ArrayLike) -> Self:
         """Returns the model without the memories `which`: an index, a slice, a list of indices, or a boolean mask.
@@ -246,8 +312,9 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         gone[which] = True
         if gone.all():
             raise ValueError(f"all {self.config.memories} memories would be forgotten; a model holds at least one")
-        rows = [each[np.flatnonzero(~gone)] for each in self._xi]
-        return self._of(self._with_memories(len(rows[0]), self.config.classes), *rows)
+        left = np.flatnonzero(~gone)
+        config = self._with_memories(len(left), self.config.classes)
+        return self._of(config, [each[left] for each in self._xi], self._along[:, left])
 
     def _checked_rows(self, patterns: ArrayLike, labels: ArrayLike | None) -> tuple[list[Array], int]:
         """The rows of ξ that hold patterns and labels, and the number of classes that the labels need."""
@@ -259,9 +326,10 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         if not (np.isfinite(images).all() and config.low <= images.min() and images.max() <= config.high):
             raise ValueError(f"patterns range {span(images)}; expected floats in [{config.low:g}, {config.high:g}]")
         wide = images.astype(np.promote_types(images.dtype, np.float32)).reshape(len(images), -1)
-        spins = 2 * (jnp.asarray(wide) - config.low) / (config.high - config.low) - 1
+        spins = _spins(jnp.asarray(wide), config)
+        seen = spins if self._subspace is None else self._subspace.seen(spins)
         if labels is None:
-            return [spins], 0
+            return [seen], 0
         each = np.asarray(labels)
         if each.shape != (len(images),) or each.dtype.kind not in "iu" or each.min() < 0:
             raise ValueError(
@@ -269,40 +337,60 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
                 "number of at least 0 for each"
             )
         classes = max(int(each.max()) + 1, config.classes)
-        return [spins, _one_hot_spins(jnp.asarray(each), classes)], classes
+        return [seen, config.loudness * _one_hot_spins(jnp.asarray(each), classes)], classes
 
     def _with_memories(self, memories: int, classes: int) -> DenseHopfieldConfig:
         names = self.config.class_names if classes == self.config.classes else ()
         return dataclasses.replace(self.config, memories=memories, classes=classes, class_names=names)
 
-    def _of(self, config: DenseHopfieldConfig, *xi: Array) -> Self:
-        """A model of these memories, in the present dtype, that keeps every temperature; a new layer takes that of the
-        pixels."""
-        rows = tuple(row.astype(self._xi[0].dtype) for row in xi)
-        model: Self = eqx.tree_at(lambda model: model._xi, skeleton_of(type(self), config), rows)
-        names = [name if name in self.config.layers else "pixels" for name in config.layers]
-        places = names[:1] if self._is_kernel else list(config.layers)
-        betas = [self._beta_of(name) for name in names[: len(places)]]
-        kept: Self = eqx.tree_at(lambda model: [model._beta_of(name) for name in places], model, betas)
+    def _of(self, config: DenseHopfieldConfig, rows: Sequence[Array], along: Array | None = None) -> Self:
+        """A model of these memories, in the present dtype, that keeps all else; a new layer takes the temperature of
+        the pixels. `along` has the directions, over the pixels, of the first memories; others have none."""
+        dtype, model = self._xi[0].dtype, skeleton_of(type(self), config)
+        model = eqx.tree_at(lambda model: model._xi, model, tuple(row.astype(dtype) for row in rows))
+        if isinstance(self._memory, PlaneSynapse):
+            pixels, *label = ((config.directions, *row.shape) for row in rows)
+            first = jnp.zeros(pixels, dtype) if along is None else _padded(along, pixels).astype(dtype)
+            b = (first, *(jnp.zeros(shape, dtype) for shape in label))
+            model = eqx.tree_at(lambda model: model._memory.b, model, b)
+        else:
+            names = [name if name in self.config.layers else "pixels" for name in config.layers]
+            places = list(config.layers)[: 1 if config.of_distances else None]
+            betas = [self._beta_of(name) for name in names[: len(places)]]
+            model = eqx.tree_at(lambda model: [model._beta_of(name) for name in places], model, betas)
+        if self._subspace is not None:
+            seen = [self._subspace.m, self._subspace.W]
+            model = eqx.tree_at(lambda model: [model._subspace.m, model._subspace.W], model, seen)
+        kept: Self = model
         return kept
 
     @property
-    def _synapse(self) -> HopfieldSynapse | KernelSynapse:
+    def _subspace(self) -> SubspaceSynapse | None:
         synapse = self.ham.synapses["memory"]
-        assert isinstance(synapse, HopfieldSynapse | KernelSynapse)
-        return synapse
+        return synapse if isinstance(synapse, SubspaceSynapse) else None
+
+    @property
+    def _memory(self) -> HopfieldSynapse | KernelSynapse | PlaneSynapse:
+        memory = self.ham.synapses["memory"] if self._subspace is None else self._subspace.synapse
+        assert isinstance(memory, HopfieldSynapse | KernelSynapse | PlaneSynapse)
+        return memory
 
     @property
     def _xi(self) -> tuple[Float[Array, "memories dim"], ...]:
-        return self._synapse.xi
+        return self._memory.xi
 
     @property
-    def _is_kernel(self) -> bool:
-        return self.config.energy in ("log-sum-exp", "epanechnikov")
+    def _along(self) -> Float[Array, "directions memories dim"]:
+        """The directions of the memories over what they see of the pixels."""
+        return self._memory.b[0] if isinstance(self._memory, PlaneSynapse) else jnp.zeros((0, *self._xi[0].shape))
+
+    def _seen(self, pixels: Float[Array, " pixels"]) -> Float[Array, " dim"]:
+        """What the memories see of the pixels."""
+        return pixels if self._subspace is None else self._subspace.seen(pixels)
 
     def _beta_of(self, layer: str) -> Float[Array, ""]:
-        if isinstance(self._synapse, KernelSynapse):
-            return self._synapse.beta
+        if isinstance(self._memory, KernelSynapse):
+            return self._memory.beta
         tanh = self.ham.neurons[layer].lagrangian
         assert isinstance(tanh, hamux.Bound)
         return tanh.keywords["beta"]
@@ -315,9 +403,11 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
 @compiled
 def _classified(model: DenseHopfield, x: Float[Array, "..."]) -> Float[Array, " classes"]:
     xs, _ = model.start(x)
-    pixels = model.ham.neurons["pixels"].activations(xs["pixels"])
-    labels = _one_hot_spins(jnp.arange(model.config.classes), model.config.classes).astype(pixels.dtype)
-    energies = jax.vmap(lambda label: model.ham.synapses["memory"](pixels, label))(labels)
+    seen = model._seen(model.ham.neurons["pixels"].activations(xs["pixels"]))
+    labels = model.config.loudness * _one_hot_spins(jnp.arange(model.config.classes), model.config.classes)
+    energies = jax.vmap(lambda label: model._memory(seen, label))(labels.astype(seen.dtype))
+    if model.beta is None:
+        return -model.config.power * jnp.log(2 * energies)
     return -model.beta.astype(energies.dtype) * energies
 
 
@@ -329,7 +419,23 @@ def _shares_of_image(model: DenseHopfield, x: Float[Array, "..."]) -> Float[Arra
 @compiled
 def _shares(model: DenseHopfield, xs: States) -> Float[Array, " memories"]:
     gs = model.ham.activations(xs)
-    return model._synapse.attribution(*(gs[layer] for layer in model.config.layers))
+    return model._memory.attribution(model._seen(gs["pixels"]), *(gs[name] for name in list(model.config.layers)[1:]))
+
+
+def _synapse(
+    config: DenseHopfieldConfig, dims: tuple[int, ...], key: PRNGKeyArray
+) -> HopfieldSynapse | KernelSynapse | PlaneSynapse:
+    match config.energy:
+        case "polynomial":
+            return HopfieldSynapse(key, dims, config.memories, _Polynomial(config.power, sum(dims)))
+        case "exponential":
+            return HopfieldSynapse(key, dims, config.memories, _Exponential(config.power, sum(dims)))
+        case "log-sum-exp":
+            return KernelSynapse(key, dims, config.memories, "gaussian", config.first_beta)
+        case "epanechnikov":
+            return KernelSynapse(key, dims, config.memories, "epanechnikov", config.first_beta)
+        case "planes":
+            return PlaneSynapse(key, dims, config.memories, config.directions, config.power)
 
 
 class _Polynomial(eqx.Module):
@@ -361,10 +467,22 @@ class _Exponential(eqx.Module):
         return self.size * hamux.lagr_exp(h / self.size - 1, self.degree)
 
 
+def _spins(patterns: Numbers, config: DenseHopfieldConfig) -> Numbers:
+    """Numbers from low to high as those from −1 to 1."""
+    return 2 * (patterns - config.low) / (config.high - config.low) - 1
+
+
 def _one_hot_spins(labels: Int[Array, "..."], classes: int) -> Float[Array, "... classes"]:
     return 2 * jax.nn.one_hot(labels, classes) - 1
 
 
-def _with_classes(spins: Float[Array, "memories classes"], classes: int) -> Float[Array, "memories more"]:
-    """Labels beside which further classes are −1."""
-    return jnp.pad(spins, [(0, 0), (0, classes - spins.shape[1])], constant_values=-1)
+def _with_classes(
+    spins: Float[Array, "memories classes"], classes: int, loudness: float
+) -> Float[Array, "memories more"]:
+    """Labels beside which further classes are off."""
+    return jnp.pad(spins, [(0, 0), (0, classes - spins.shape[1])], constant_values=-loudness)
+
+
+def _padded(along: Float[Array, "directions memories dim"], shape: tuple[int, ...]) -> Array:
+    """Directions of more memories, which are 0."""
+    return jnp.pad(along, [(0, size - had) for size, had in zip(shape, along.shape, strict=True)])

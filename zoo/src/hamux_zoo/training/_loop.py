@@ -186,7 +186,7 @@ def train(
     draw: Draw | None = None,
     quiet: bool = False,
 ) -> Model:
-    """Returns a model with random weights, drawn by the recipe's seed, after `finetune` on `data`.
+    """Returns a model with first weights (random, or `prepared` for the data) after `finetune` on `data`.
 
     `config` holds fields of the architecture's config. `shape` and, if labels are learned, `classes` are those of the
     data unless it says otherwise. Other arguments and errors are those of `finetune`.
@@ -200,6 +200,10 @@ def train(
     fields = {"shape": source.images.images.shape[1:], "classes": classes} | given
     make: Callable[..., Model] = architecture
     model = make(make_config(config_of(architecture), fields, "`config`"), key=jr.key(recipe.seed))
+    learned, _ = _split(source.images, recipe)
+    images, labels = learned.take(slice(60_000))
+    labels = None if labels is None else np.asarray(labels)
+    model = model.prepared(np.asarray(images), labels, seed=recipe.seed)
     return finetune(
         model,
         source,

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from ..data import Images, augment, gaussian_noise, salt_and_pepper
+from ..data import Images, augment, blur, gaussian_noise, salt_and_pepper
 from ..memory import Classifier, Memory
 from ..pixels import fill_unknown
 
@@ -115,11 +115,16 @@ def _hidden(model: Memory, key: PRNGKeyArray, image: Image) -> tuple[Image, Know
 
 
 def _noisy(model: Memory, key: PRNGKeyArray, image: Image) -> tuple[Image, Known | None]:
-    """Salt and pepper, or Gaussian noise, up to a share or a σ of 0.5; no pixel is known."""
+    """Salt and pepper, or Gaussian noise, up to a share or a σ of 0.5, or a blur of 0.5 to 2 pixels; no pixel is
+    known."""
     key_kind, key_level, key_noise = jr.split(key, 3)
     level = jr.uniform(key_level, maxval=0.5)
-    peppered, noisy = salt_and_pepper(key_noise, image, level), gaussian_noise(key_noise, image, level)
-    return jnp.where(jr.bernoulli(key_kind), peppered, noisy), None
+    damages = (
+        lambda: salt_and_pepper(key_noise, image, level),
+        lambda: gaussian_noise(key_noise, image, level),
+        lambda: blur(image, 0.5 + 3 * level),
+    )
+    return jax.lax.switch(jr.randint(key_kind, (), 0, len(damages)), damages), None
 
 
 def _recall_loss(model: Memory, batch: Images, key: PRNGKeyArray, damage: Damage, metric: str) -> Measured:

@@ -1,0 +1,161 @@
+"""Memories that are planes instead of points, and memories that see a layer through its principal components."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+
+from ._binding import Module
+from ._checks import positive, whole
+from ._facts import Number, constant
+from ._precision import log_sum_exp, softmax, widened
+from ._synapses import Stored, product, random_memories
+
+
+class PlaneSynapse(Stored):
+    """E = ½ Σ_tokens (Σ_μ (ε + d_μ²)⁻ᵖ)^(−1/p): a soft minimum, without a temperature, of squared distances to planes.
+
+    d_μ² = min_z Σ_layers ‖g − ξ_μ − Σ_r z_r b_μr‖² is the squared distance from the g's of all layers together to the
+    plane through ξ_μ along its `directions` b_μr. With no directions each memory is a point. Every point of a plane is
+    a fixed point of the descent: what fits a memory is recalled with its own place on the plane, and what does not is
+    projected on it. The sum is a power mean (Hardy, Littlewood & Pólya, 1934): it scales with the distances. Far from
+    all memories many of them blend, and near one of them the others fade. So the descent anneals itself. The larger the
+    `power` p, the fewer memories blend; `epsilon` ε is the squared distance below which a memory pulls no harder.
+
+    `xi` holds one matrix `(memories, dim)` for each layer, and `b` one array `(directions, memories, dim)`, of which
+    Gram–Schmidt makes the orthonormal directions. The energy contains ½‖g‖²: join it to layers of `leak=0`, on which
+    every step with dt/τ ≤ 1 goes down. It is concave in the d_μ², as a power mean is for p > 0, with slopes that sum to
+    at most ½, and each d_μ² is quadratic in g with a Hessian of at most 2.
+
+    As a clustering this is k-plane (Bradley & Mangasarian, 2000); with squares in place of the power mean and z drawn
+    from a Gaussian it is a mixture of factor analysers (Ghahramani & Hinton, 1996).
+
+    **Raises** ValueError for `memories` < 1, `directions` < 0, and a `power` or `epsilon` that is not > 0.
+    """
+
+    b: tuple[Float[Array, "directions memories dim"], ...]
+    power: float = eqx.field(static=True)
+    epsilon: float = eqx.field(static=True)
+    curvature: ClassVar[float] = 1.0
+
+    def __init__(
+        self,
+        key: PRNGKeyArray,
+        dim: int | Sequence[int],
+        memories: int,
+        directions: int = 0,
+        power: float = 12.0,
+        epsilon: float = 1.0,
+    ):
+        key_xi, key_b = jr.split(key)
+        directions = whole("directions", directions, "none or more", least=0)
+        self.xi = random_memories(key_xi, dim, memories)
+        self.b = tuple(
+            jr.normal(k, (directions, *xi.shape)) for k, xi in zip(jr.split(key_b, len(self.xi)), self.xi, strict=True)
+        )
+        self.power = float(positive("power", power))
+        self.epsilon = float(positive("epsilon", epsilon))
+
+    def store(
+        self, *patterns: Float[ArrayLike, "memories dim"], along: Sequence[Float[ArrayLike, "..."]] | None = None
+    ) -> Self:
+        """Returns the synapse with the rows of `patterns` as its memories; one array a layer.
+
+        `along` gives their directions, one array `(directions, memories, dim)` a layer, as many as the synapse has.
+        Without it the memories are points; a direction that is 0 is none.
+
+        **Raises** ValueError, naming the shapes, for arrays that do not fit.
+        """
+        stored = super().store(*patterns)
+        shapes = [(len(self.b[0]), *xi.shape) for xi in stored.xi]
+        given = [jnp.zeros(shape) for shape in shapes] if along is None else [jnp.asarray(each) for each in along]
+        if [each.shape for each in given] != shapes:
+            raise ValueError(f"along is of shapes {[each.shape for each in given]}; expected {shapes}")
+        b = tuple(each.astype(xi.dtype) for each, xi in zip(given, stored.xi, strict=True))
+        placed: Self = eqx.tree_at(lambda synapse: synapse.b, stored, b)
+        return placed
+
+    def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
+        return 0.5 * jnp.sum(jnp.exp(-log_sum_exp(-self._log_distances(gs), self.power)))
+
+    def attribution(self, *gs: Float[Array, "... dim"]) -> Float[Array, "... memories"]:
+        """Returns each memory's share of the force −∂E/∂g ∝ −Σ_μ (ε + d_μ²)^(−p−1) ∂d_μ²/∂g."""
+        return softmax(-self._log_distances(gs), self.power + 1)
+
+    def _log_distances(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
+        """log(ε + d_μ²)."""
+        self._check(gs)
+        g, xi, b = (widened(jnp.concatenate(parts, axis=-1)) for parts in (gs, self.xi, self.b))
+        axes = _orthonormal(b)
+        # The point of the plane that is nearest to 0 stands for ξ: then distances along the plane cancel.
+        foot = xi - jnp.sum(jnp.sum(xi[None] * axes, axis=-1, keepdims=True) * axes, axis=0)
+        norms = jnp.sum(foot**2, axis=-1).reshape((1,) * (g.ndim - 1) + (-1,))
+        distances = jnp.sum(g**2, axis=-1, keepdims=True) + norms - 2 * product(g, foot)
+        along = product(g, axes.reshape(-1, xi.shape[-1])).reshape(*g.shape[:-1], *axes.shape[:2])
+        return jnp.log(self.epsilon + jnp.maximum(distances - jnp.sum(along**2, axis=-2), 0))
+
+
+class SubspaceSynapse(Module):
+    """E = ½‖(I − WᵀW)(g − m)‖² + E_synapse(W(g − m), …): a synapse that sees one layer through a few components.
+
+    The rows of `W`, `(components, dim)`, are the components, and `m` is the mean; with principal components and the
+    mean of the data the synapse sees most of what varies, and little of the noise. Whatever of g lies outside of their
+    span is pulled to the mean. `synapse` gets W(g − m) in place of g, and the g's of the other layers as they are. The
+    energy contains the layer's own ½‖g‖² where that of the synapse does: join it to layers of `leak=0`. Let the synapse
+    have curvature c. That of the whole is max(1, c) for orthonormal rows, and for others follows from the eigenvalues s
+    of WWᵀ as the largest of (1 − s)² + cs, and 1.
+
+    **Raises** ValueError for `components` that are not from 1 to `dim`.
+    """
+
+    W: Float[Array, "components dim"]
+    m: Float[Array, " dim"]
+    synapse: Callable[..., Float[Array, ""]]
+
+    def __init__(self, key: PRNGKeyArray, dim: int, components: int, synapse: Callable[..., Float[Array, ""]]):
+        if not 1 <= whole("components", components, "at least one") <= dim:
+            raise ValueError(f"components is {components}; a layer of dim {dim} has from 1 to {dim}")
+        self.W = jnp.linalg.qr(jr.normal(key, (dim, components)))[0].T
+        self.m = jnp.zeros(dim)
+        self.synapse = synapse
+
+    @property
+    def curvature(self) -> Number:
+        inner = constant(self.synapse, "curvature")
+        if inner == math.inf:
+            return math.inf
+        s = jnp.linalg.eigvalsh(widened(self.W @ self.W.T))
+        return jnp.maximum(1.0, jnp.max((1 - s) ** 2 + inner * s))
+
+    def __call__(self, g: Float[Array, "... dim"], *gs: Float[Array, "..."]) -> Float[Array, ""]:
+        seen = self.seen(g)
+        outside = widened(g) - jnp.broadcast_to(widened(self.m), g.shape) - seen @ widened(self.W)
+        return 0.5 * jnp.sum(outside**2) + self.synapse(seen, *gs)
+
+    def seen(self, g: Float[Array, "... dim"]) -> Float[Array, "... components"]:
+        """Returns W(g − m)."""
+        if not g.ndim or g.shape[-1] != len(self.m):
+            raise ValueError(f"SubspaceSynapse got g of shape {g.shape}; its last axis must be {len(self.m)}")
+        return product(widened(g) - jnp.broadcast_to(widened(self.m), g.shape), widened(self.W))
+
+    def shown(self, seen: Float[Array, "... components"]) -> Float[Array, "... dim"]:
+        """Returns m + Wᵀ·seen, the g that shows these components."""
+        shown: Array = widened(seen) @ widened(self.W)
+        return shown + jnp.broadcast_to(widened(self.m), shown.shape)
+
+
+def _orthonormal(b: Float[Array, "directions memories dim"]) -> Float[Array, "directions memories dim"]:
+    """The directions of each memory by modified Gram–Schmidt; 0 where one is 0 or lies in the span of others."""
+    axes: list[Array] = []
+    for direction in b:
+        least = 1e-10 * jnp.sum(direction**2, axis=-1, keepdims=True)
+        for axis in axes:
+            direction = direction - jnp.sum(direction * axis, axis=-1, keepdims=True) * axis
+        squared = jnp.sum(direction**2, axis=-1, keepdims=True)
+        there = squared > least
+        axes.append(jnp.where(there, direction / jnp.sqrt(jnp.where(there, squared, 1)), 0))
+    return jnp.stack(axes) if axes else b
