@@ -22,15 +22,15 @@ def planes(dim=(5, 2), memories=4, directions=2, seed=0, size=1.0, **options):
 
 def squared_distances(synapse, *gs):
     """By least squares, plane by plane."""
-    g, xi, b = (np.concatenate(parts, axis=-1) for parts in (gs, synapse.xi, synapse.b))
-    found = []
-    for memory, along in zip(xi, np.swapaxes(b, 0, 1), strict=True):
-        z = np.linalg.lstsq(along.T, g - memory, rcond=None)[0]
-        found.append(np.sum((g - memory - z @ along) ** 2))
-    return np.array(found)
+    found = np.asarray(synapse.offset) ** 2
+    for g, xi, b in zip(gs, synapse.xi, synapse.b, strict=True):
+        for i, (memory, along) in enumerate(zip(xi, np.swapaxes(b, 0, 1), strict=True)):
+            z = np.linalg.lstsq(along.T, g - memory, rcond=None)[0]
+            found[i] += np.sum((g - memory - z @ along) ** 2)
+    return found
 
 
-@pytest.mark.parametrize("directions", [0, 1, 3])
+@pytest.mark.parametrize("directions", [0, 1, (3, 0), (2, 1)])
 def test_energy_is_half_the_power_mean_of_the_squared_distances(directions):
     synapse = planes(directions=directions, power=3.0, epsilon=0.5)
     gs = [np.random.default_rng(1).normal(size=shape) for shape in ((3, 5), (3, 2))]
@@ -53,6 +53,7 @@ def test_force_by_finite_differences():
 def test_a_far_point_is_projected_on_one_plane_and_stays_where_it_is_on_it():
     synapse = planes((6,), memories=3, directions=2, seed=3, size=3.0, power=20.0, epsilon=1e-3)
     ham = hamux.HAM({"x": hamux.Neurons(hamux.lagr_identity, 6, leak=0.0)}, {"s": synapse}, [(("x",), "s")])
+    synapse = eqx.tree_at(lambda synapse: synapse.offset, synapse, jnp.zeros(3))
     along = np.asarray(synapse.b[0][:, 1])
     on_plane = np.asarray(synapse.xi[0][1]) + 0.3 * along[0] - 0.2 * along[1]
     normal = np.linalg.svd(along)[2][-1]
@@ -66,15 +67,15 @@ def test_a_far_point_is_projected_on_one_plane_and_stays_where_it_is_on_it():
 
 def test_directions_that_are_zero_or_span_no_plane_are_none():
     points = planes((4,), memories=3, directions=0)
-    flat = hamux.PlaneSynapse(jr.key(0), 4, 3, 3).store(*points.xi)
+    flat = hamux.PlaneSynapse(jr.key(0), 4, 3, 3).store(*points.xi, offset=points.offset)
     g = np.random.default_rng(1).normal(size=4)
     np.testing.assert_allclose(flat(g), points(g), rtol=1e-12)
     gradient = eqx.filter_grad(lambda synapse: synapse(g))(flat)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     line = np.random.default_rng(2).normal(size=(1, 3, 4))
-    once = hamux.PlaneSynapse(jr.key(0), 4, 3, 1).store(*points.xi, along=[line])
+    once = hamux.PlaneSynapse(jr.key(0), 4, 3, 1).store(*points.xi, along=[line], offset=points.offset)
     twice = hamux.PlaneSynapse(jr.key(0), 4, 3, 3).store(
-        *points.xi, along=[np.concatenate([line, -2 * line, 0 * line])]
+        *points.xi, along=[np.concatenate([line, -2 * line, 0 * line])], offset=points.offset
     )
     np.testing.assert_allclose(twice(g), once(g), rtol=1e-10)
 
@@ -101,11 +102,25 @@ def test_directions_that_do_not_fit_are_refused(along):
         synapse.store(patterns, along=along)
 
 
+def test_an_offset_that_does_not_fit_is_refused():
+    synapse = hamux.PlaneSynapse(jr.key(0), 4, 5, 2)
+    np.testing.assert_array_equal(synapse.store(np.ones((3, 4)), offset=[1, 2, 3]).offset, [1, 2, 3])
+    with pytest.raises(ValueError, match=re.escape("offset is of shape (2,); expected (3,)")):
+        synapse.store(np.ones((3, 4)), offset=[1, 2])
+
+
+def test_an_offset_weakens_a_memory():
+    pair = hamux.PlaneSynapse(jr.key(0), 2, 2, 0).store(np.array([[0.0, 0], [1, 0]]))
+    weak = pair.store(*pair.xi, offset=[0.0, 1.5])
+    assert pair.attribution(np.array([0.6, 0]))[1] > 0.5 > weak.attribution(np.array([0.6, 0]))[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"directions": -1}, "directions is -1; none or more, as an int"),
         ({"directions": 1.5}, "directions is 1.5; none or more, as an int"),
+        ({"directions": (1, 2)}, "directions is (1, 2) for 1 layers; expected one number, or one for each"),
         ({"power": 0.0}, "power is 0.0; it must be finite and greater than 0"),
         ({"epsilon": -1.0}, "epsilon is -1.0; it must be finite and greater than 0"),
     ],

@@ -56,7 +56,7 @@ def with_weights(synapse, **weights):
         (lambda key: hamux.ConvSynapse(key, 4, 3, (2, 5)), [(4, 3, 2, 5)]),
         (lambda key: hamux.HopfieldSynapse(key, 3, 8, Partial(hamux.lagr_repu, n=3)), [(8, 3)]),
         (lambda key: hamux.KernelSynapse(key, (3, 4), 8, "epanechnikov", beta=2.0), [(8, 3), (8, 4), ()]),
-        (lambda key: hamux.PlaneSynapse(key, (3, 4), 8, 2), [(8, 3), (8, 4), (2, 8, 3), (2, 8, 4)]),
+        (lambda key: hamux.PlaneSynapse(key, (3, 4), 8, 2), [(8, 3), (8, 4), (2, 8, 3), (2, 8, 4), (8,)]),
         (lambda key: hamux.SubspaceSynapse(key, 5, 3, hamux.BiasSynapse(key, 3)), [(3, 5), (5,), (3,)]),
         (lambda key: hamux.AttentionSynapse(key, 3, 2, 4), [(2, 4, 3), (2, 4, 3)]),
     ],
@@ -75,7 +75,7 @@ def test_leaves_are_arrays_and_equal_builds_have_equal_structure(make, shapes):
         lambda key: hamux.ConvSynapse(key, 3, 2, 3),
         lambda key: hamux.HopfieldSynapse(key, (4, 4), 5),
         lambda key: hamux.KernelSynapse(key, (4, 4), 5).xi,
-        lambda key: hamux.PlaneSynapse(key, (4, 4), 5, 2),
+        lambda key: (lambda synapse: (synapse.xi, synapse.b))(hamux.PlaneSynapse(key, (4, 4), 5, 2)),
         lambda key: hamux.AttentionSynapse(key, 5, 2, 3),
     ],
 )

@@ -291,3 +291,118 @@ def test_inputs_that_do_not_fit_are_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def of_planes(memories=24, seed=0, **options):
+    """A memory of planes, prepared for pictures of two classes: bars at random places, upright and lying."""
+    options = {"directions": 2, "components": 8, "loudness": 2.0} | options
+    config = DenseHopfieldConfig(shape=(6, 6, 1), energy="planes", memories=memories, classes=2, **options)
+    places = np.random.default_rng(seed).integers(0, 6, 120)
+    images = 0.05 + 0.9 * np.eye(6)[places][:, :, None, None] * np.ones((1, 1, 6, 1))
+    labels = np.arange(120) % 2
+    images[labels == 1] = images[labels == 1].swapaxes(1, 2)
+    images += 0.02 * np.random.default_rng(seed + 1).normal(size=images.shape)
+    images = images.clip(0, 1)
+    return DenseHopfield(config, key=jr.key(0)).prepared(images, labels, seed=0), images, labels
+
+
+def test_prepared_planes_see_principal_components_and_lie_where_the_images_do():
+    model, images, labels = of_planes()
+    spins = 2 * images.reshape(120, -1) - 1
+    synapse = model.ham.synapses["memory"]
+    np.testing.assert_allclose(synapse.m, spins.mean(axis=0), atol=1e-6)
+    variances = np.linalg.svd(spins - spins.mean(axis=0))[1][:8] ** 2
+    np.testing.assert_allclose(np.sum(synapse.seen(spins) ** 2, axis=0), variances, rtol=1e-4)
+    assert np.bincount(np.argmax(model.head(), axis=-1)).min() >= 10
+    np.testing.assert_array_equal(np.abs(model.head()), 2.0)
+    nearest = ((np.asarray(model.memories())[:, None] - images) ** 2).mean((2, 3, 4)).min(axis=1)
+    assert np.median(nearest) < 0.005
+    assert (
+        np.mean([model.classify(image).argmax() == label for image, label in zip(images, labels, strict=True)]) > 0.95
+    )
+
+
+def test_planes_recall_what_they_are_prepared_for_and_never_rise():
+    model, images, _ = of_planes()
+    known = np.arange(36).reshape(6, 6, 1) < 18
+    rng = np.random.default_rng(5)
+    for image in images[:6]:
+        noisy = np.where(rng.uniform(size=image.shape) < 0.1, rng.integers(0, 2, image.shape), image).astype(float)
+        for cue, held in ((noisy, None), (image, known)):
+            end = model.recall(cue, held, max_steps=3000)
+            assert end.converged
+            assert np.all(np.diff(end.energies[: int(end.steps) + 1]) <= 1e-9)
+        assert np.mean((model.recall(noisy).x - image) ** 2) < 0.5 * np.mean((noisy - image) ** 2)
+    assert 0.99 < np.sum(model.attribution(images[0])) < 1.01
+
+
+def test_what_planes_store_remember_and_forget_keeps_components_and_directions():
+    model, images, labels = of_planes()
+    along = np.asarray(model.ham.synapses["memory"].synapse.b[0])
+    more = model.remember(images[:3], labels[:3])
+    assert more.config.memories == 27
+    b = np.asarray(more.ham.synapses["memory"].synapse.b[0])
+    np.testing.assert_array_equal(b[:, :24], along)
+    np.testing.assert_array_equal(b[:, 24:], 0)
+    less = more.forget(slice(1, None, 2))
+    np.testing.assert_array_equal(less.ham.synapses["memory"].synapse.b[0], b[:, ::2])
+    np.testing.assert_allclose(less.memories(), more.memories()[::2], atol=1e-12)
+    new = less.store(images[:5], labels[:5])
+    np.testing.assert_array_equal(new.ham.synapses["memory"].W, model.ham.synapses["memory"].W)
+    np.testing.assert_array_equal(new.ham.synapses["memory"].synapse.b[0], 0)
+    headed = less.with_head(classes=4, key=jr.key(2))
+    np.testing.assert_array_equal(headed.ham.synapses["memory"].synapse.b[0], b[:, ::2])
+    np.testing.assert_array_equal(headed.memories(), less.memories())
+
+
+def test_classes_by_planes_are_powers_of_their_energy_and_labels_their_shares():
+    model, images, _ = of_planes()
+    memory, spins = model.ham.synapses["memory"], 2 * images[0].ravel() - 1
+    energies = [memory.synapse(memory.seen(spins), label) for label in 2 * np.eye(2) * 2 - 2]
+    np.testing.assert_allclose(model.classify(images[0]), -12 * np.log(2 * np.array(energies)), rtol=1e-6)
+    end = model.recall(images[0])
+    np.testing.assert_allclose(end.scores, np.log(np.maximum((end.xs["label"] / 2 + 1) / 2, 1e-4)), rtol=1e-6)
+
+
+def test_planes_are_saved_and_come_back(tmp_path):
+    model, images, _ = of_planes()
+    model.save_pretrained(tmp_path / "planes")
+    back = DenseHopfield.from_pretrained(tmp_path / "planes")
+    assert back.config == model.config
+    np.testing.assert_allclose(back.recall(images[0]).x, model.recall(images[0]).x, atol=1e-6)
+
+
+def test_an_energy_of_overlaps_keeps_its_random_memories():
+    model = DenseHopfield(DenseHopfieldConfig(shape=SHAPE, energy="polynomial", memories=3), key=jr.key(0))
+    assert model.prepared(np.ones((5, *SHAPE)), None, seed=0) is model
+
+
+def test_prepared_points_are_images_where_there_are_fewer_than_memories():
+    config = DenseHopfieldConfig(shape=SHAPE, memories=8, classes=3)
+    images = np.random.default_rng(0).uniform(size=(5, *SHAPE))
+    model = DenseHopfield(config, key=jr.key(0)).prepared(images, np.array([0, 0, 0, 2, 2]), seed=0)
+    names = np.argmax(model.head(), axis=-1)
+    assert np.bincount(names, minlength=3).tolist() == [4, 0, 4]
+    for memory, name in zip(np.asarray(model.memories()), names, strict=True):
+        assert np.abs(images[:3] - memory if name == 0 else images[3:] - memory).max((1, 2, 3)).min() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"energy": "planes", "beta": 1.0},
+            "beta is 1.0; expected None, or a finite number greater than 0",
+        ),
+        ({"directions": 2}, 'directions is 2; only the energy "planes" has them, not "log-sum-exp"'),
+        ({"energy": "polynomial", "components": 3}, 'components is 3; the energy "polynomial" takes the pixels, 0'),
+        ({"components": 17}, "components is 17; a pattern of 16 pixels has at most as many"),
+        ({"components": -1}, "components is -1"),
+        ({"loudness": 0.0}, "loudness is 0.0; expected a finite number greater than 0"),
+        ({"energy": "exponential", "loudness": 2.0}, "loudness is 2.0; only an energy of distances has one"),
+        ({"degree": 1.0}, "degree is 1.0; expected a finite number greater than 1, or None"),
+    ],
+)
+def test_configs_of_planes_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        DenseHopfieldConfig(shape=SHAPE, **options)

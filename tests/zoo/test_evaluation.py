@@ -16,7 +16,8 @@ from hamux_zoo import (
     Memory,
 )
 from hamux_zoo.data import Images
-from hamux_zoo.measure import Gaussian, distinct, evaluate, linear_prediction, mean_colour, nearest_image, salted
+from hamux_zoo.linear import Gaussian, linear_prediction
+from hamux_zoo.measure import distinct, evaluate, mean_colour, nearest_image, salted
 
 
 class Still(Memory):

@@ -1,5 +1,6 @@
 """Memories that are planes instead of points, and memories that see a layer through its principal components."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
@@ -7,10 +8,11 @@ from typing import ClassVar, Self
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._binding import Module
-from ._checks import positive, whole
+from ._checks import positive, sizes, whole
 from ._facts import Number, constant
 from ._precision import log_sum_exp, softmax, widened
 from ._synapses import Stored, product, random_memories
@@ -19,17 +21,20 @@ from ._synapses import Stored, product, random_memories
 class PlaneSynapse(Stored):
     """E = ½ Σ_tokens (Σ_μ (ε + d_μ²)⁻ᵖ)^(−1/p): a soft minimum, without a temperature, of squared distances to planes.
 
-    d_μ² = min_z Σ_layers ‖g − ξ_μ − Σ_r z_r b_μr‖² is the squared distance from the g's of all layers together to the
-    plane through ξ_μ along its `directions` b_μr. With no directions each memory is a point. Every point of a plane is
-    a fixed point of the descent: what fits a memory is recalled with its own place on the plane, and what does not is
-    projected on it. The sum is a power mean (Hardy, Littlewood & Pólya, 1934): it scales with the distances. Far from
-    all memories many of them blend, and near one of them the others fade. So the descent anneals itself. The larger the
-    `power` p, the fewer memories blend; `epsilon` ε is the squared distance below which a memory pulls no harder.
+    d_μ² = o_μ² + Σ_layers min_z ‖g − ξ_μ − Σ_r z_r b_μr‖² adds up the squared distances from the g of each layer to the
+    plane through ξ_μ along its `directions` b_μr. With no directions the memory is a point there. The offset o_μ is how
+    far the memory lies beyond what any g can reach: one with a large offset recalls only what no other memory fits.
+    Every point of a plane is a fixed point of the descent, but for the pull of other memories: what fits a memory is
+    recalled with its own place on the plane, and what does not is projected on it. The sum is a power mean (Hardy,
+    Littlewood & Pólya, 1934): it scales with the distances. Far from all memories many of them blend, and near one of
+    them the others fade. So the descent anneals itself. The larger the `power` p, the fewer memories blend; `epsilon` ε
+    is the squared distance below which a memory pulls no harder.
 
     `xi` holds one matrix `(memories, dim)` for each layer, and `b` one array `(directions, memories, dim)`, of which
-    Gram–Schmidt makes the orthonormal directions. The energy contains ½‖g‖²: join it to layers of `leak=0`, on which
-    every step with dt/τ ≤ 1 goes down. It is concave in the d_μ², as a power mean is for p > 0, with slopes that sum to
-    at most ½, and each d_μ² is quadratic in g with a Hessian of at most 2.
+    Gram–Schmidt makes the orthonormal directions; `offset` is `(memories,)`, at first 0. `directions` is an int for all
+    layers, or one for each. The energy contains ½‖g‖²: join it to layers of `leak=0`, on which every step with dt/τ ≤ 1
+    goes down. It is concave in the d_μ², as a power mean is for p > 0, with slopes that sum to at most ½, and each d_μ²
+    is quadratic in the g's with a Hessian of at most 2.
 
     As a clustering this is k-plane (Bradley & Mangasarian, 2000); with squares in place of the power mean and z drawn
     from a Gaussian it is a mixture of factor analysers (Ghahramani & Hinton, 1996).
@@ -38,6 +43,7 @@ class PlaneSynapse(Stored):
     """
 
     b: tuple[Float[Array, "directions memories dim"], ...]
+    offset: Float[Array, " memories"]
     power: float = eqx.field(static=True)
     epsilon: float = eqx.field(static=True)
     curvature: ClassVar[float] = 1.0
@@ -47,36 +53,49 @@ class PlaneSynapse(Stored):
         key: PRNGKeyArray,
         dim: int | Sequence[int],
         memories: int,
-        directions: int = 0,
+        directions: int | Sequence[int] = 0,
         power: float = 12.0,
         epsilon: float = 1.0,
     ):
         key_xi, key_b = jr.split(key)
-        directions = whole("directions", directions, "none or more", least=0)
         self.xi = random_memories(key_xi, dim, memories)
+        counts = sizes("directions", directions) * (len(self.xi) if np.ndim(directions) == 0 else 1)
+        if len(counts) != len(self.xi):
+            raise ValueError(
+                f"directions is {directions} for {len(self.xi)} layers; expected one number, or one for each"
+            )
         self.b = tuple(
-            jr.normal(k, (directions, *xi.shape)) for k, xi in zip(jr.split(key_b, len(self.xi)), self.xi, strict=True)
+            jr.normal(k, (whole("directions", count, "none or more", least=0), *xi.shape))
+            for k, count, xi in zip(jr.split(key_b, len(counts)), counts, self.xi, strict=True)
         )
+        self.offset = jnp.zeros(len(self.xi[0]))
         self.power = float(positive("power", power))
         self.epsilon = float(positive("epsilon", epsilon))
 
     def store(
-        self, *patterns: Float[ArrayLike, "memories dim"], along: Sequence[Float[ArrayLike, "..."]] | None = None
+        self,
+        *patterns: Float[ArrayLike, "memories dim"],
+        along: Sequence[Float[ArrayLike, "directions memories dim"]] | None = None,
+        offset: Float[ArrayLike, " memories"] | None = None,
     ) -> Self:
         """Returns the synapse with the rows of `patterns` as its memories; one array a layer.
 
         `along` gives their directions, one array `(directions, memories, dim)` a layer, as many as the synapse has.
-        Without it the memories are points; a direction that is 0 is none.
+        Without it the memories are points; a direction that is 0 is none. Without `offset` it is 0.
 
         **Raises** ValueError, naming the shapes, for arrays that do not fit.
         """
         stored = super().store(*patterns)
-        shapes = [(len(self.b[0]), *xi.shape) for xi in stored.xi]
+        shapes = [(len(b), *xi.shape) for b, xi in zip(self.b, stored.xi, strict=True)]
         given = [jnp.zeros(shape) for shape in shapes] if along is None else [jnp.asarray(each) for each in along]
         if [each.shape for each in given] != shapes:
             raise ValueError(f"along is of shapes {[each.shape for each in given]}; expected {shapes}")
-        b = tuple(each.astype(xi.dtype) for each, xi in zip(given, stored.xi, strict=True))
-        placed: Self = eqx.tree_at(lambda synapse: synapse.b, stored, b)
+        offset = jnp.zeros(shapes[0][1]) if offset is None else jnp.asarray(offset)
+        if offset.shape != shapes[0][1:2]:
+            raise ValueError(f"offset is of shape {offset.shape}; expected {shapes[0][1:2]}")
+        dtype = stored.xi[0].dtype
+        put = tuple(each.astype(dtype) for each in given), offset.astype(dtype)
+        placed: Self = eqx.tree_at(lambda synapse: (synapse.b, synapse.offset), stored, put)
         return placed
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
@@ -89,14 +108,10 @@ class PlaneSynapse(Stored):
     def _log_distances(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
         """log(ε + d_μ²)."""
         self._check(gs)
-        g, xi, b = (widened(jnp.concatenate(parts, axis=-1)) for parts in (gs, self.xi, self.b))
-        axes = _orthonormal(b)
-        # The point of the plane that is nearest to 0 stands for ξ: then distances along the plane cancel.
-        foot = xi - jnp.sum(jnp.sum(xi[None] * axes, axis=-1, keepdims=True) * axes, axis=0)
-        norms = jnp.sum(foot**2, axis=-1).reshape((1,) * (g.ndim - 1) + (-1,))
-        distances = jnp.sum(g**2, axis=-1, keepdims=True) + norms - 2 * product(g, foot)
-        along = product(g, axes.reshape(-1, xi.shape[-1])).reshape(*g.shape[:-1], *axes.shape[:2])
-        return jnp.log(self.epsilon + jnp.maximum(distances - jnp.sum(along**2, axis=-2), 0))
+        squares = [_squared_distances(*map(widened, each)) for each in zip(gs, self.xi, self.b, strict=True)]
+        constant = self.epsilon + widened(self.offset) ** 2
+        total = functools.reduce(jnp.add, squares)
+        return jnp.log(jnp.broadcast_to(constant, total.shape) + total)
 
 
 class SubspaceSynapse(Module):
@@ -146,6 +161,19 @@ class SubspaceSynapse(Module):
         """Returns m + Wᵀ·seen, the g that shows these components."""
         shown: Array = widened(seen) @ widened(self.W)
         return shown + jnp.broadcast_to(widened(self.m), shown.shape)
+
+
+def _squared_distances(
+    g: Float[Array, "... dim"], xi: Float[Array, "memories dim"], b: Float[Array, "directions memories dim"]
+) -> Float[Array, "... memories"]:
+    """From g to the planes through ξ along b."""
+    axes = _orthonormal(b)
+    # The point of the plane that is nearest to 0 stands for ξ: what lies along the plane is then the same for both.
+    foot = xi - jnp.sum(jnp.sum(xi[None] * axes, axis=-1, keepdims=True) * axes, axis=0)
+    norms = jnp.sum(foot**2, axis=-1).reshape((1,) * (g.ndim - 1) + (-1,))
+    distances = jnp.sum(g**2, axis=-1, keepdims=True) + norms - 2 * product(g, foot)
+    along = product(g, axes.reshape(-1, xi.shape[-1])).reshape(*g.shape[:-1], *axes.shape[:2])
+    return jnp.maximum(distances - jnp.sum(along**2, axis=-2), 0)
 
 
 def _orthonormal(b: Float[Array, "directions memories dim"]) -> Float[Array, "directions memories dim"]:

@@ -1,11 +1,6 @@
 """The numbers on the model cards, and the simple guesses beside them."""
 
-from ._baselines import (
-    Gaussian as Gaussian,
-    linear_prediction as linear_prediction,
-    mean_colour as mean_colour,
-    nearest_image as nearest_image,
-)
+from ._baselines import mean_colour as mean_colour, nearest_image as nearest_image
 from ._evaluation import (
     classes_of as classes_of,
     completion_errors as completion_errors,

@@ -1,16 +1,9 @@
-"""First memories that lie where the data do: cluster centres, their directions, principal components."""
+"""First memories that lie where the data do: cluster centres, and the directions around them."""
 
 import numpy as np
 from jaxtyping import Float, Int
 
 Rows = Float[np.ndarray, "count dim"]
-
-
-def principal_components(rows: Rows, count: int) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "count dim"]]:
-    """Returns the mean of the rows, and the orthonormal directions along which they vary most."""
-    mean = rows.mean(axis=0)
-    covariance = sum((part - mean).T @ (part - mean) for part in np.array_split(rows, max(1, len(rows) // 5000)))
-    return mean, np.ascontiguousarray(np.linalg.eigh(covariance)[1][:, ::-1][:, :count].T).astype(rows.dtype)
 
 
 def centres_by_class(
@@ -38,7 +31,7 @@ def _shares(memories: int, groups: list[Rows]) -> list[int]:
 def _k_means(rows: Rows, count: int, rng: np.random.Generator, rounds: int = 10) -> Rows:
     """Lloyd's algorithm from rows drawn at random. A centre that loses all of its rows starts again at one of them."""
     centres = rows[rng.choice(len(rows), count, replace=count > len(rows))]
-    for _ in range(rounds if count < len(rows) else 0):
+    for _ in range(rounds if 0 < count < len(rows) else 0):
         nearest = np.concatenate([np.argmin(_distances(part, centres), axis=1) for part in _parts(rows)])
         sums, sizes = np.zeros_like(centres), np.bincount(nearest, minlength=count)
         np.add.at(sums, nearest, rows)

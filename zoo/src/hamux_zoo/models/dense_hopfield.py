@@ -17,10 +17,11 @@ import hamux
 from hamux import HopfieldSynapse, KernelSynapse, Neurons, PlaneSynapse, SubspaceSynapse
 
 from ..config import Config
+from ..linear import Gaussian, linear_prediction
 from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, Generator, Rehearsal, States, compiled
 from ..pixels import span
 from ..pretrained import skeleton_of
-from ._clusters import centres_by_class, principal_components
+from ._clusters import centres_by_class
 
 Numbers = TypeVar("Numbers", Array, np.ndarray)
 Energy = Literal["polynomial", "exponential", "log-sum-exp", "epanechnikov", "planes"]
@@ -244,29 +245,46 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         """Returns the same patterns with random labels of so many classes, without class names."""
         config = self.config.for_classes(classes)
         labels = jr.normal(key, (config.memories, config.classes), self._xi[0].dtype)
-        return self._of(config, [self._xi[0], labels], self._along)
+        return self._of(config, [self._xi[0], labels], *self._planes)
 
     def prepared(
         self, images: Float[np.ndarray, "count ..."], labels: Int[np.ndarray, " count"] | None, *, seed: int
     ) -> Self:
         """Returns the model with k-means centres of the images as memories, equally many of each class.
 
-        Components are principal ones, and the directions of a plane those along which nearby images vary. A model whose
-        energy has no distances keeps its random memories.
+        Components are principal ones, and the directions of a plane those along which nearby images vary. Of planes, a
+        third are around images of which a half is replaced by its linear prediction from the other half, at an offset:
+        a half is completed by what it says of the other, while a whole image is recalled by other memories. A model
+        whose energy has no distances keeps its random memories.
         """
         config, model = self.config, self
         if not config.of_distances:
             return self
-        rows = _spins(images, config).reshape(len(images), -1)
-        if self._subspace is not None:
-            mean, components = principal_components(rows, config.components)
-            where = lambda model: (model._subspace.m, model._subspace.W)  # noqa: E731
-            model = eqx.tree_at(where, model, (jnp.asarray(mean), jnp.asarray(components)))
-            rows = (rows - mean) @ components.T
-        given = labels if config.classes else None
-        xi, each, along = centres_by_class(rows, given, config.memories, config.classes, config.directions, seed)
-        names = [config.loudness * _one_hot_spins(jnp.asarray(each), config.classes)] if config.classes else []
-        return model._of(config, [jnp.asarray(xi), *names], jnp.asarray(along))
+        rows, given = _spins(images, config), labels if config.classes else None
+        seen = rows.reshape(len(rows), -1)
+        gaussian = Gaussian.of(rows) if config.components or config.energy == "planes" else None
+        if self._subspace is not None and gaussian is not None:
+            put = [jnp.asarray(gaussian.mean), jnp.asarray(gaussian.principal_components(config.components))]
+            put = [each.astype(self._subspace.W.dtype) for each in put]
+            model = eqx.tree_at(lambda model: [model._subspace.m, model._subspace.W], model, put)
+        sources = [(seen, config.memories)]
+        if config.energy == "planes" and gaussian is not None:
+            shares = [math.floor(share * config.memories / 3) for share in _HALVES]
+            halves = [_half_predicted(rows, which, gaussian) for which in range(len(shares))]
+            sources = [(seen, config.memories - sum(shares)), *zip(halves, shares, strict=True)]
+        found = [
+            centres_by_class(model._seen_rows(each), given, count, config.classes, config.directions, seed)
+            for each, count in sources
+        ]
+        xi, each, along = zip(*found, strict=True)
+        labels_of = jnp.asarray(np.concatenate(each))
+        names = [config.loudness * _one_hot_spins(labels_of, config.classes)] if config.classes else []
+        offset = np.where(np.arange(config.memories) < sources[0][1], 0, _OFFSET)
+        planes = np.concatenate(along, axis=1), offset
+        return model._of(config, [jnp.asarray(np.concatenate(xi)), *names], *map(jnp.asarray, planes))
+
+    def _seen_rows(self, rows: Float[np.ndarray, "count pixels"]) -> Float[np.ndarray, "count dim"]:
+        return rows if self._subspace is None else np.asarray(self._subspace.seen(jnp.asarray(rows)))
 
     def store(self, patterns: ArrayLike, labels: ArrayLike | None = None) -> Self:
         """Returns a model of the same energy and temperatures whose memories are `patterns` instead.
@@ -296,7 +314,7 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         rows, classes = self._checked_rows(patterns, labels)
         kept = [self._xi[0], *(_with_classes(each, classes, self.config.loudness) for each in self._xi[1:])]
         both = [jnp.concatenate([old, new.astype(old.dtype)]) for old, new in zip(kept, rows, strict=True)]
-        return self._of(self._with_memories(len(both[0]), classes), both, self._along)
+        return self._of(self._with_memories(len(both[0]), classes), both, *self._planes)
 
     def forget(self, which: int | slice | ArrayLike) -> Self:
         """Returns the model without the memories `which`: an index, a slice, a list of indices, or a boolean mask.
@@ -314,7 +332,8 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
             raise ValueError(f"all {self.config.memories} memories would be forgotten; a model holds at least one")
         left = np.flatnonzero(~gone)
         config = self._with_memories(len(left), self.config.classes)
-        return self._of(config, [each[left] for each in self._xi], self._along[:, left])
+        along, offset = self._planes
+        return self._of(config, [each[left] for each in self._xi], along[:, left], offset[left])
 
     def _checked_rows(self, patterns: ArrayLike, labels: ArrayLike | None) -> tuple[list[Array], int]:
         """The rows of ξ that hold patterns and labels, and the number of classes that the labels need."""
@@ -343,16 +362,24 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         names = self.config.class_names if classes == self.config.classes else ()
         return dataclasses.replace(self.config, memories=memories, classes=classes, class_names=names)
 
-    def _of(self, config: DenseHopfieldConfig, rows: Sequence[Array], along: Array | None = None) -> Self:
+    def _of(
+        self,
+        config: DenseHopfieldConfig,
+        rows: Sequence[Array],
+        along: Float[Array, "directions some dim"] | None = None,
+        offset: Float[Array, " some"] | None = None,
+    ) -> Self:
         """A model of these memories, in the present dtype, that keeps all else; a new layer takes the temperature of
-        the pixels. `along` has the directions, over the pixels, of the first memories; others have none."""
+        the pixels. Planes after the first, of which directions over the pixels and offsets are given, are points."""
         dtype, model = self._xi[0].dtype, skeleton_of(type(self), config)
         model = eqx.tree_at(lambda model: model._xi, model, tuple(row.astype(dtype) for row in rows))
         if isinstance(self._memory, PlaneSynapse):
-            pixels, *label = ((config.directions, *row.shape) for row in rows)
-            first = jnp.zeros(pixels, dtype) if along is None else _padded(along, pixels).astype(dtype)
-            b = (first, *(jnp.zeros(shape, dtype) for shape in label))
-            model = eqx.tree_at(lambda model: model._memory.b, model, b)
+            shape = (config.directions, *rows[0].shape)
+            first = jnp.zeros(shape) if along is None else _padded(along, shape)
+            b = [first, *(jnp.zeros((0, *row.shape)) for row in rows[1:])]
+            given = jnp.zeros(0) if offset is None else offset
+            put = tuple(each.astype(dtype) for each in b), _padded(given, shape[1:2]).astype(dtype)
+            model = eqx.tree_at(lambda model: (model._memory.b, model._memory.offset), model, put)
         else:
             names = [name if name in self.config.layers else "pixels" for name in config.layers]
             places = list(config.layers)[: 1 if config.of_distances else None]
@@ -380,9 +407,12 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         return self._memory.xi
 
     @property
-    def _along(self) -> Float[Array, "directions memories dim"]:
-        """The directions of the memories over what they see of the pixels."""
-        return self._memory.b[0] if isinstance(self._memory, PlaneSynapse) else jnp.zeros((0, *self._xi[0].shape))
+    def _planes(self) -> tuple[Float[Array, "directions memories dim"], Float[Array, " memories"]]:
+        """The directions of the memories over what they see of the pixels, and their offsets."""
+        if isinstance(self._memory, PlaneSynapse):
+            return self._memory.b[0], self._memory.offset
+        memories, dim = self._xi[0].shape
+        return jnp.zeros((0, memories, dim)), jnp.zeros(memories)
 
     def _seen(self, pixels: Float[Array, " pixels"]) -> Float[Array, " dim"]:
         """What the memories see of the pixels."""
@@ -435,7 +465,8 @@ def _synapse(
         case "epanechnikov":
             return KernelSynapse(key, dims, config.memories, "epanechnikov", config.first_beta)
         case "planes":
-            return PlaneSynapse(key, dims, config.memories, config.directions, config.power)
+            directions = (config.directions, *[0] * (len(dims) - 1))
+            return PlaneSynapse(key, dims, config.memories, directions, config.power)
 
 
 class _Polynomial(eqx.Module):
@@ -467,6 +498,24 @@ class _Exponential(eqx.Module):
         return self.size * hamux.lagr_exp(h / self.size - 1, self.degree)
 
 
+# Of the memories of half-predicted images, the shares for the lower, the upper, the right and the left half, about as
+# often as `hamux_zoo.pixels.hide_part` hides them.
+_HALVES = (0.6, 0.13, 0.14, 0.13)
+_OFFSET = 3.0
+
+
+def _half_predicted(
+    rows: Float[np.ndarray, "count ..."], which: int, gaussian: Gaussian
+) -> Float[np.ndarray, "count pixels"]:
+    """The patterns with one half, by `_HALVES`, replaced by its linear prediction from the other, as rows."""
+    first_hidden, axis = which % 2 == 1, min(which // 2, rows.ndim - 2)
+    middle = rows.shape[axis + 1] // 2
+    hidden = (np.arange(rows.shape[axis + 1]) < middle) == first_hidden
+    known = ~hidden.reshape([-1 if place == axis + 1 else 1 for place in range(rows.ndim)])
+    predicted = linear_prediction(rows, np.broadcast_to(known, rows.shape), gaussian)
+    return predicted.reshape(len(rows), -1).astype(rows.dtype)
+
+
 def _spins(patterns: Numbers, config: DenseHopfieldConfig) -> Numbers:
     """Numbers from low to high as those from −1 to 1."""
     return 2 * (patterns - config.low) / (config.high - config.low) - 1
@@ -483,6 +532,6 @@ def _with_classes(
     return jnp.pad(spins, [(0, 0), (0, classes - spins.shape[1])], constant_values=-loudness)
 
 
-def _padded(along: Float[Array, "directions memories dim"], shape: tuple[int, ...]) -> Array:
-    """Directions of more memories, which are 0."""
-    return jnp.pad(along, [(0, size - had) for size, had in zip(shape, along.shape, strict=True)])
+def _padded(given: Array, shape: tuple[int, ...]) -> Array:
+    """An array that is 0 beyond what is given."""
+    return jnp.pad(given, [(0, size - had) for size, had in zip(shape, given.shape, strict=True)])
