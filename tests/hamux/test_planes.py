@@ -119,7 +119,7 @@ def test_an_offset_weakens_a_memory():
     ("options", "message"),
     [
         ({"directions": -1}, "directions is -1; none or more, as an int"),
-        ({"directions": 1.5}, "directions is 1.5; none or more, as an int"),
+        ({"directions": 1.5}, "directions is 1.5; an int is expected, or a sequence of them"),
         ({"directions": (1, 2)}, "directions is (1, 2) for 1 layers; expected one number, or one for each"),
         ({"power": 0.0}, "power is 0.0; it must be finite and greater than 0"),
         ({"epsilon": -1.0}, "epsilon is -1.0; it must be finite and greater than 0"),
