@@ -4,7 +4,6 @@ Each function draws on the matplotlib axes that it is given, or makes some, and 
 """
 
 import collections
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple, SupportsFloat, TypedDict
 
 import matplotlib.pyplot as plt
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.artist import Artist
@@ -23,10 +23,12 @@ import hamux
 
 # Okabe & Ito, 2008: colour-blind readers can tell them apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+Image = Float[np.ndarray, "height width channels"]
+Images = Float[np.ndarray, "count height width channels"]
 _STEPS = (0, 2, 4, 6, 8, 10, 20, 50, 100, 200, 500, 1000)
 
 
-def show_image(image: Float[np.ndarray, "height width channels"], ax: Axes | None = None, title: str = "") -> Axes:
+def show_image(image: Image, ax: Axes | None = None, title: str = "") -> Axes:
     """Draws one image, floats in [0, 1], grey or in colour, without ticks."""
     ax = ax or plt.subplots(figsize=(1.4, 1.4))[1]
     ax.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -41,8 +43,9 @@ def energy_curves(energies: Sequence[np.ndarray], labels: Sequence[str], ax: Axe
     Beyond 20 steps the axis is logarithmic from step 10 on.
     """
     ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
-    for curve, label, colour in zip(energies, labels, itertools.cycle(COLOURS), strict=False):
-        ax.plot(np.arange(len(curve)), curve, color=colour, marker=".", label=label)
+    ax.set_prop_cycle(color=COLOURS)
+    for curve, label in zip(energies, labels, strict=False):
+        ax.plot(curve, marker=".", label=label)
     return _over_steps(ax, max(map(len, energies)) - 1)
 
 
@@ -55,13 +58,9 @@ def energy_components(components: Mapping[str, Float[np.ndarray, " steps_plus_1"
     ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
     parts = np.stack([np.asarray(part) for part in components.values()])
     steps = np.arange(parts.shape[1])
-    for half in (np.maximum(parts, 0), np.minimum(parts, 0)):
-        edges = np.concatenate([np.zeros((1, len(steps))), np.cumsum(half, axis=0)])
-        labels = components if half.min() >= 0 else itertools.repeat(None)
-        for i, (low, high, label) in enumerate(zip(edges, edges[1:], labels, strict=False)):
-            again, colour = divmod(i, len(COLOURS))
-            area = ax.fill_between(steps, low, high, facecolor=COLOURS[colour], alpha=0.6, linewidth=0, label=label)
-            area.set_hatch(again * "//")
+    hatches = [i // len(COLOURS) * "//" for i in range(len(parts))]
+    for half, labels in ((np.maximum(parts, 0), list(components)), (np.minimum(parts, 0), [])):
+        ax.stackplot(steps, half, labels=labels, colors=COLOURS, hatch=hatches, alpha=0.6, linewidth=0)
     ax.plot(steps, parts.sum(axis=0), color="black", label="E")
     return _over_steps(ax, steps[-1])
 
@@ -89,8 +88,9 @@ def basin_curves(
 ) -> Axes:
     """Draws the share of corrupted copies that come back against the level of corruption, one curve for each memory."""
     ax = ax or plt.subplots(figsize=(5, 3), layout="constrained")[1]
-    for (label, share), colour in zip(shares.items(), itertools.cycle(COLOURS), strict=False):
-        ax.plot(levels, share, color=colour, marker=".", label=label)
+    ax.set_prop_cycle(color=COLOURS)
+    for label, share in shares.items():
+        ax.plot(levels, share, marker=".", label=label)
     ax.set(xlabel=corruption, ylabel="share that comes back", ylim=(-0.05, 1.05))
     return _finish(ax)
 
@@ -123,9 +123,9 @@ class Row(NamedTuple):
     """One recall: its name, the image, the damaged image, and image and energy at every step from start to end."""
 
     label: str
-    original: Float[np.ndarray, "height width channels"]
-    corrupted: Float[np.ndarray, "height width channels"]
-    trajectory: Float[np.ndarray, "steps_plus_1 height width channels"]
+    original: Image
+    corrupted: Image
+    trajectory: Images
     energies: Float[np.ndarray, " steps_plus_1"]
 
 
@@ -135,19 +135,17 @@ def recall_strip(rows: Sequence[Row], shown: Sequence[int] = (1, 2, 4), result: 
     figure = plt.figure(figsize=(1.3 * len(titles), 1.35 * len(rows) + 2.2), layout="constrained")
     grid = figure.add_gridspec(len(rows) + 1, len(titles), height_ratios=[*[1.0] * len(rows), 1.5])
     for i, row in enumerate(rows):
-        images = [row.original, row.corrupted, *(row.trajectory[min(step, len(row.trajectory) - 1)] for step in shown)]
-        images += [row.trajectory[-1]] if result else []
-        for j, (image, title) in enumerate(zip(images, titles, strict=True)):
-            ax = show_image(image, figure.add_subplot(grid[i, j]), title if i == 0 else "")
-            if j == 0:
-                ax.set_ylabel(row.label, fontsize=7)
+        last = len(row.trajectory) - 1
+        steps = [row.trajectory[min(step, last)] for step in ([*shown, last] if result else shown)]
+        axes = [figure.add_subplot(grid[i, j]) for j in range(len(titles))]
+        image_rows({row.label: [row.original, row.corrupted, *steps]}, titles if i == 0 else None, [axes])
     energy_curves([row.energies for row in rows], [row.label for row in rows], figure.add_subplot(grid[-1, :]))
     return figure
 
 
 def recall_gif(
     file: str | os.PathLike[str],
-    trajectory: Float[np.ndarray, "steps_plus_1 height width channels"],
+    trajectory: Images,
     energies: Float[np.ndarray, " steps_plus_1"],
     frames_per_second: int = 6,
 ) -> None:
@@ -178,20 +176,17 @@ def training_curves(lines: Sequence[Mapping[str, float]], axes: Sequence[Axes] |
         size = (3.6 * len(metrics), 2.8)
         axes = list(plt.subplots(1, len(metrics), figsize=size, layout="constrained", squeeze=False)[1][0])
     for ax, metric in zip(axes, metrics, strict=True):
-        for name, label, colour in (
-            (metric, "training", COLOURS[0]),
-            (f"validation_{metric}", "validation", COLOURS[1]),
-        ):
-            points = [(line["step"], line[name]) for line in lines if name in line]
-            if points:
-                ax.plot(*zip(*points, strict=True), color=colour, marker=".", label=label)
+        ax.set_prop_cycle(color=COLOURS)
+        for name, label in {metric: "training", f"validation_{metric}": "validation"}.items():
+            if points := [(line["step"], line[name]) for line in lines if name in line]:
+                ax.plot(*zip(*points, strict=True), marker=".", label=label)
         ax.set(xlabel="step", ylabel=metric.replace("_", " "))
         _finish(ax)
     return axes
 
 
 def image_rows(
-    rows: Mapping[str, Float[np.ndarray, "count height width channels"]],
+    rows: Mapping[str, Images | Sequence[Image]],
     titles: Sequence[str] | None = None,
     axes: Sequence[Sequence[Axes]] | None = None,
 ) -> Sequence[Sequence[Axes]]:
@@ -216,36 +211,27 @@ def save(drawn: Axes | Figure, file: str | os.PathLike[str]) -> None:
 
 
 def draw_run(
-    path: Path,
-    lines: Sequence[Mapping[str, float]],
-    rows: Mapping[str, Float[np.ndarray, "count height width channels"]],
-    titles: Sequence[str],
+    path: Path, lines: Sequence[Mapping[str, float]], rows: Mapping[str, Images], titles: Sequence[str]
 ) -> None:
     """Draws curves.png from the log of a run and samples.png from rows of examples into the run's folder."""
     save(training_curves(lines)[0], path / "curves.png")
     save(image_rows(rows, titles)[0][0], path / "samples.png")
 
 
-def stretched(
-    images: Float[np.ndarray, "count height width channels"],
-) -> Float[np.ndarray, "count height width channels"]:
+def stretched(images: Images) -> Images:
     """Returns each image with its own range stretched to [0, 1]."""
     low, high = images.min(axis=(1, 2, 3), keepdims=True), images.max(axis=(1, 2, 3), keepdims=True)
     return np.asarray((images - low) / np.maximum(high - low, 1e-12))
 
 
-def memories(
-    images: Float[np.ndarray, "count height width channels"], columns: int = 16, ax: Axes | None = None
-) -> Axes:
+def memories(images: Images, columns: int = 16, ax: Axes | None = None) -> Axes:
     """Draws memories side by side on one axes, each stretched to its own range."""
-    count, height, width, channels = images.shape
-    images = stretched(images)
-    rows = -(-count // columns)
-    padded = np.ones((rows * columns, height + 1, width + 1, channels))
-    padded[:count, :-1, :-1] = images
-    sheet = padded.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
+    rows = -(-len(images) // columns)
+    margins = [(0, rows * columns - len(images)), (0, 1), (0, 1), (0, 0)]
+    padded = np.pad(stretched(images), margins, constant_values=1)
+    sheet = rearrange(padded, "(row column) h w c -> (row h) (column w) c", column=columns)
     ax = ax or plt.subplots(figsize=(0.5 * columns, 0.5 * rows), layout="constrained")[1]
-    return show_image(sheet.reshape(rows * (height + 1), columns * (width + 1), channels), ax)
+    return show_image(sheet, ax)
 
 
 class EnergyTree(TypedDict):
@@ -273,12 +259,8 @@ def draw(ham: hamux.HAM, energies: EnergyTree | None = None, ax: Axes | None = N
         names, synapse = ham.connections[i]
         for name, count in collections.Counter(names).items():
             for bend in 0.25 * (np.arange(count) - (count - 1) / 2):
-                ax.annotate(
-                    "",
-                    (0.0, heights[name]),
-                    (1.0, places[rank]),
-                    arrowprops={"arrowstyle": "-", "color": "0.5", "connectionstyle": f"arc3,rad={bend}"},
-                )
+                line = {"arrowstyle": "-", "color": "0.5", "connectionstyle": f"arc3,rad={bend}"}
+                ax.annotate("", (0.0, heights[name]), (1.0, places[rank]), arrowprops=line)
         text = f"{synapse}\n{kinds['synapses'][synapse]}"
         text += f"\nE = {float(energies['connections'][i]):.4g}" if energies else ""
         ax.text(1, places[rank], text, ha="center", va="center", fontsize=8, bbox=box | {"edgecolor": COLOURS[1]})
