@@ -205,32 +205,15 @@ class Memory(Pretrained):
         adjoint = dynamics.adjoint if adjoint is None else adjoint
         if steps is None and tol is None and max_steps is None:
             steps = dynamics.steps
+        tol = dynamics.tol if tol is None else tol
         if steps is not None:
-            end = hamux.descend(
-                self.ham,
-                states,
-                steps=steps,
-                method=dynamics.method,
-                clamp=clamp,
-                tol=dynamics.tol,
-                warmup=warmup,
-                adjoint=hamux.Unrolled() if adjoint is None else adjoint,
-                trajectory=path,
-                energies=energies,
-            )
+            run = functools.partial(hamux.descend, steps=steps, tol=tol, adjoint=adjoint or hamux.Unrolled())
         else:
-            end = hamux.relax(
-                self.ham,
-                states,
-                tol=dynamics.tol if tol is None else tol,
-                max_steps=dynamics.max_steps if max_steps is None else max_steps,
-                method=dynamics.method,
-                clamp=clamp,
-                warmup=warmup,
-                adjoint=hamux.Implicit() if adjoint is None else adjoint,
-                trajectory=path,
-                energies=energies,
-            )
+            most = dynamics.max_steps if max_steps is None else max_steps
+            run = functools.partial(hamux.relax, max_steps=most, tol=tol, adjoint=adjoint or hamux.Implicit())
+        end = run(
+            self.ham, states, method=dynamics.method, clamp=clamp, warmup=warmup, trajectory=path, energies=energies
+        )
         return _recalled(self, end, image, mask)
 
     def energy(self, x: ArrayLike | None, known: ArrayLike | None = None) -> Float[Array, ""]:
@@ -422,15 +405,13 @@ def _energy_tree(model: Memory, x: Float[Array, "..."], known: Bool[Array, "..."
 def _recalled(
     model: Memory, end: hamux.Retrieval, x: Float[Array, "..."], known: Bool[Array, "..."] | None
 ) -> Recalled:
-    def shown(xs: States) -> Float[Array, "..."]:
-        return kept(model.decode(xs))
-
     def kept(image: Float[Array, "..."]) -> Float[Array, "..."]:
         return image if known is None else jnp.where(known, x.astype(image.dtype), image)
 
     path = None
-    if end.trajectory is not None:
-        path = RecalledPath(jax.vmap(shown)(end.trajectory), jax.vmap(model.scores)(end.trajectory), end.trajectory)
+    if (states := end.trajectory) is not None:
+        images = jax.vmap(lambda xs: kept(model.decode(xs)))(states)
+        path = RecalledPath(images, jax.vmap(model.scores)(states), states)
     return Recalled(
         x=kept(jnp.clip(model.decode(end.xs), model.config.low, model.config.high)),
         scores=model.scores(end.xs),

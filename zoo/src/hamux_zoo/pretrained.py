@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import ArrayLike, PRNGKeyArray
 
 import hamux
 
@@ -88,15 +88,12 @@ class Pretrained(hamux.Module):
         self.check_ham()
         config = make_config(type(self.config), dataclasses.asdict(self.config) | fields, type(self).__name__)
         skeleton = skeleton_of(type(self), config)
-        self._check_shapes(skeleton)
-        return _filled(skeleton, named_leaves(self))
-
-    def _check_shapes(self, skeleton: "Pretrained") -> None:
         made, own = ({name: leaf.shape for name, leaf in named_leaves(model).items()} for model in (skeleton, self))
         if made != own:
             wrong = [name for name in {**own, **made} if own.get(name) != made.get(name)]
             found = ", ".join(f"{name} {own.get(name)} instead of {made.get(name)}" for name in wrong[:5])
             raise ValueError(f"the parameters do not fit the config: {found}")
+        return filled(skeleton, named_leaves(self))
 
     def check_ham(self) -> None:
         """**Raises** ValueError if the HAM has parts that the config does not make: they would be lost."""
@@ -139,7 +136,7 @@ class Pretrained(hamux.Module):
     def of_folder(cls, folder: Path) -> Self:
         """Returns the memory that `save_pretrained` wrote to a folder. **Raises** as `from_pretrained`."""
         skeleton, tensors = cls._read(folder)
-        return _filled(skeleton, {name: jnp.asarray(tensor) for name, tensor in tensors})
+        return filled(skeleton, dict(tensors))
 
     @classmethod
     def _read(cls, folder: Path) -> tuple[Self, Iterator[tuple[str, np.ndarray]]]:
@@ -252,12 +249,12 @@ def named_leaves(model: Pretrained) -> dict[str, Any]:
     }
 
 
-def _filled(skeleton: AnyPretrained, parameters: Mapping[str, Any]) -> AnyPretrained:
-    """The memory of this structure with `parameters` by their names."""
-    filled: AnyPretrained = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if callable(leaf) else parameters[_name_of(path)], skeleton
+def filled(skeleton: AnyPretrained, parameters: Mapping[str, ArrayLike]) -> AnyPretrained:
+    """Returns the memory of a structure with `parameters` by the names that they have in `model.safetensors`."""
+    memory: AnyPretrained = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf if callable(leaf) else jnp.asarray(parameters[_name_of(path)]), skeleton
     )
-    return filled
+    return memory
 
 
 def _name_of(path: tuple[Any, ...]) -> str:

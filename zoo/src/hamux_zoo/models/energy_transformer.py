@@ -21,7 +21,7 @@ from ..config import Config
 from ..files import Layout, read_archive
 from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, States, compiled
 from ..pixels import check_statistics, denormalise, from_patches, normalise, patchwork, per_channel, to_patches
-from ..pretrained import skeleton_of
+from ..pretrained import filled, skeleton_of
 
 Image = Float[Array, "height width channels"]
 Known = Bool[Array, "height width channels"]
@@ -211,7 +211,9 @@ class EnergyTransformer(Classifier, Featured, Attributed):
 
         **Raises** as `recall`.
         """
-        return jax.vmap(self._attention.attention)(self.tokens(x, known))
+        synapse = self.ham.synapses["attention"]
+        assert isinstance(synapse, hamux.AttentionSynapse)
+        return jax.vmap(synapse.attention)(self.tokens(x, known))
 
     def attribution(self, x: ArrayLike | None, known: ArrayLike | None = None) -> Float[Array, " memories"]:
         """Returns each memory's share of what the memories pull at the tokens after the last step, on average.
@@ -287,14 +289,10 @@ class EnergyTransformer(Classifier, Featured, Attributed):
         arrays = read_archive(path, cls.published[name])
         (heads, head_dim, dim), (_, memories) = arrays["Wk"].shape, arrays["Xi"].shape
         patch, side = math.isqrt(len(arrays["Wenc"]) // 3), math.isqrt(len(arrays["POS_embed"]) - 1)
-        for key, (size, form) in {
-            "Wenc": (3 * patch**2, "3 · patch²"),
-            "POS_embed": (1 + side**2, "1 + side²"),
-        }.items():
+        for key, size, form in ("Wenc", 3 * patch**2, "3 · patch²"), ("POS_embed", 1 + side**2, "1 + side²"):
             if len(arrays[key]) != size or not patch * side:
-                raise ValueError(
-                    f"{path}: {key} has shape {arrays[key].shape}, expected {form} rows for a whole number"
-                )
+                shape = arrays[key].shape
+                raise ValueError(f"{path}: {key} has shape {shape}, expected {form} rows for a whole number")
         config = EnergyTransformerConfig(
             shape=(side * patch, side * patch, 3),
             mean=(0.485, 0.456, 0.406),
@@ -309,34 +307,21 @@ class EnergyTransformer(Classifier, Featured, Attributed):
         def channels_last(rows: np.ndarray) -> np.ndarray:
             return rearrange(rows, "(c pixel) ... -> (pixel c) ...", c=3)
 
-        def parts(model: EnergyTransformer) -> list[Array | None]:
-            linear = [weights for layer in (model.encoder, model.decoder) for weights in (layer.weight, layer.bias)]
-            norm = model.ham.neurons["tokens"].lagrangian
-            assert isinstance(norm, hamux.Bound)
-            attention, memory = model._attention, model._memory
-            tokens = [model.cls_token, model.mask_token, model.position]
-            return [
-                *linear,
-                norm.keywords["gamma"],
-                norm.keywords["delta"],
-                attention.Wk,
-                attention.Wq,
-                memory.xi[0],
-                *tokens,
-            ]
-
-        encoder, decoder = channels_last(arrays["Wenc"]).T, channels_last(arrays["Wdec"].T)
-        values = [encoder, arrays["Benc"], decoder, channels_last(arrays["Bdec"])]
-        values += [arrays[key] for key in ("LNORM_gamma", "LNORM_bias", "Wk", "Wq")] + [arrays["Xi"].T]
-        values += [arrays[key] for key in ("CLS_token", "MASK_token", "POS_embed")]
-        model: Self = eqx.tree_at(parts, skeleton_of(cls, config), [jnp.asarray(value) for value in values])
-        return model
-
-    @property
-    def _attention(self) -> hamux.AttentionSynapse:
-        attention = self.ham.synapses["attention"]
-        assert isinstance(attention, hamux.AttentionSynapse)
-        return attention
+        parameters = {
+            "encoder.weight": channels_last(arrays["Wenc"]).T,
+            "encoder.bias": arrays["Benc"],
+            "decoder.weight": channels_last(arrays["Wdec"].T),
+            "decoder.bias": channels_last(arrays["Bdec"]),
+            "cls_token": arrays["CLS_token"],
+            "mask_token": arrays["MASK_token"],
+            "position": arrays["POS_embed"],
+            "ham.neurons.tokens.lagrangian.keywords.gamma": arrays["LNORM_gamma"],
+            "ham.neurons.tokens.lagrangian.keywords.delta": arrays["LNORM_bias"],
+            "ham.synapses.attention.Wk": arrays["Wk"],
+            "ham.synapses.attention.Wq": arrays["Wq"],
+            "ham.synapses.memory.xi.0": arrays["Xi"].T,
+        }
+        return filled(skeleton_of(cls, config), parameters)
 
     @property
     def _memory(self) -> hamux.HopfieldSynapse:
