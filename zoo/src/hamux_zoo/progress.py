@@ -3,8 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,43 +12,33 @@ TIMINGS = ("images_per_second", "waiting", "seconds")
 _UNSAID = ("step", "gradient_norm", *TIMINGS)
 
 
-class Display:
+class Display(Progress):
     """Shows the number of steps done, the last report and the time left: by a bar on a terminal, by lines elsewhere.
 
     If it is `quiet`, it shows nothing.
     """
 
     def __init__(self, steps: int, quiet: bool) -> None:
-        self._console = Console(quiet=quiet)
+        console = Console(quiet=quiet)
         columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(20), TextColumn("{task.fields[numbers]}"))
-        on_terminal = self._console.is_terminal and not quiet
-        self._bar = Progress(*columns, TimeRemainingColumn(), console=self._console, disable=not on_terminal)
-        self._task = self._bar.add_task("", total=steps, numbers="")
-        self._steps = steps
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        on_terminal = console.is_terminal and not quiet
+        super().__init__(*columns, TimeRemainingColumn(), console=console, disable=not on_terminal)
+        self._task, self._steps = self.add_task("", total=steps, numbers=""), steps
 
     def step(self, done: int) -> None:
-        self._bar.update(self._task, completed=done)
+        self.update(self._task, completed=done)
 
     def report(self, line: Mapping[str, float]) -> None:
         """Shows loss, one metric and the speed on the bar; all numbers after a validation, and if there is no bar."""
         said = {name: f"{name} {value:.4g}" for name, value in line.items() if name not in _UNSAID}
         metrics = [name for name in said if name != "loss" and not name.startswith("validation_")]
         speed = f"{line['images_per_second']:.0f} images/s"
-        self._bar.update(self._task, numbers=", ".join([*(said[name] for name in ("loss", *metrics[:1])), speed]))
-        if self._bar.disable or "validation_loss" in line:
+        self.update(self._task, numbers=", ".join([*(said[name] for name in ("loss", *metrics[:1])), speed]))
+        if self.disable or "validation_loss" in line:
             self.say(f"step {line['step']:.0f} of {self._steps}: {', '.join([*said.values(), speed])}")
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Clock:

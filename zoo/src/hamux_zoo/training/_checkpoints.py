@@ -41,7 +41,8 @@ class Checkpoints:
             self._read(step, state)
         except Exception as error:
             shutil.rmtree(self._folder / str(step), ignore_errors=True)
-            raise OSError(_errno(error), f"the checkpoint of step {step} cannot be written: {error}") from error
+            number = errno.ENOSPC if "No space left" in str(error) else getattr(error, "errno", None) or errno.EIO
+            raise OSError(number, f"the checkpoint of step {step} cannot be written: {error}") from error
         for old in sorted(self._manager.all_steps())[:-2]:
             self._manager.delete(old)
 
@@ -98,7 +99,3 @@ def _checksum(tree: PyTree[Array]) -> UInt32[Array, ""]:
         places = jnp.arange(words.size, dtype=jnp.uint32)
         total = total * jnp.uint32(31) + jnp.sum(words * (2 * places + 1), dtype=jnp.uint32)
     return total
-
-
-def _errno(error: BaseException) -> int:
-    return errno.ENOSPC if "No space left" in str(error) else getattr(error, "errno", None) or errno.EIO

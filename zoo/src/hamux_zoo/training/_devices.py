@@ -4,7 +4,6 @@ One program serves one device and many (jax's SPMD): the compiler adds the commu
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -15,6 +14,8 @@ from jaxtyping import Array
 
 # An array of fewer elements costs less to copy than to gather.
 SHARD_ABOVE = 2**16
+# `jax.set_mesh` of it hides a mesh of the caller's.
+NO_MESH = Mesh(np.empty((), object), ())
 
 Tree = TypeVar("Tree")  # of arrays
 
@@ -29,11 +30,6 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
     jax.distributed.initialize(
         coordinator, num_processes, process_id, heartbeat_timeout_seconds=20, shutdown_timeout_seconds=20
     )
-
-
-def without_mesh() -> AbstractContextManager[object]:
-    """Returns a context in which no mesh of the caller's (`jax.set_mesh`) is set."""
-    return jax.set_mesh(Mesh(np.empty((), object), ()))
 
 
 class Placement(NamedTuple):

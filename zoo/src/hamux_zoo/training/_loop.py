@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import TypedDict, TypeVar, Unpack
 
 import equinox as eqx
 import jax
@@ -29,7 +29,7 @@ from ..data import Data, Images, Source, batches, read, split_off
 from ..memory import Classifier, Memory
 from ..pretrained import config_of, named_leaves
 from ..progress import Clock, Display
-from ._devices import Placement, in_any_process, leads, to_host, without_mesh
+from ._devices import NO_MESH, Placement, in_any_process, leads, to_host
 from ._log import Line
 from ._recipe import Recipe
 from ._run import Draw, Run
@@ -92,7 +92,7 @@ def finetune(
     recipe = recipe.for_model(model)
     placement = Placement.over_all_devices(recipe.batch_size, shard_params)
     source = read(data, shape=model.config.shape, skip_bad=skip_bad)
-    with Display(recipe.steps, quiet or not leads()) as display, without_mesh():
+    with Display(recipe.steps, quiet or not leads()) as display, jax.set_mesh(NO_MESH):
         for note in source.notes:
             display.say(note)
         model = _with_classes_of(source, jax.tree.map(_as_float32, model), recipe, display)
@@ -106,7 +106,7 @@ def finetune(
                 Path(workdir),
                 _identity(model, learned, recipe),
                 state,
-                datasets=[source.hub_id] if source.hub_id else [],
+                dataset=source.hub_id,
                 base_model=base_model,
                 resume=resume,
                 overwrite=overwrite,
@@ -121,11 +121,9 @@ def finetune(
         done, every = int(state.step), recipe.every or recipe.steps
         if done:
             display.say(f"going on after step {done} of {recipe.steps}")
-        step = jax.jit(
-            make_step(make_measure(loss_of(recipe.task, recipe.augment), recipe, parts.static), recipe),
-            donate_argnums=0,
-            out_shardings=jax.tree.map(placement.of, state),
-        )
+        augmented = make_measure(loss_of(recipe.task, recipe.augment), recipe, parts.static)
+        layout = jax.tree.map(placement.of, state)
+        step = jax.jit(make_step(augmented, recipe), donate_argnums=0, out_shardings=layout)
         measure = jax.jit(measure)
         clock = Clock()
         with _stop_signals(run is not None) as stopping:
@@ -170,21 +168,27 @@ def finetune(
         return trained
 
 
+class Options(TypedDict, total=False):
+    """The options of `finetune`, which `train` passes on to it."""
+
+    workdir: str | Path | None
+    resume: bool
+    overwrite: bool
+    shard_params: bool
+    skip_bad: bool
+    log: str | None
+    base_model: str | None
+    draw: Draw | None
+    quiet: bool
+
+
 def train(
     architecture: type[Model],
     data: Data,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     *,
     config: Mapping[str, object] | None = None,
-    workdir: str | Path | None = None,
-    resume: bool = True,
-    overwrite: bool = False,
-    shard_params: bool = False,
-    skip_bad: bool = False,
-    log: str | None = None,
-    base_model: str | None = None,
-    draw: Draw | None = None,
-    quiet: bool = False,
+    **options: Unpack[Options],
 ) -> Model:
     """Returns a model with first weights (random, or `prepared` for the data) after `finetune` on `data`.
 
@@ -195,7 +199,8 @@ def train(
         raise ValueError(f"`architecture` is {architecture!r:.60}; expected a class of memories, such as DenseHopfield")
     given = dict(config or {})
     shape = given.get("shape")
-    source = read(data, shape=shape if isinstance(shape, list | tuple) else None, skip_bad=skip_bad)
+    sized = shape if isinstance(shape, list | tuple) else None
+    source = read(data, shape=sized, skip_bad=options.get("skip_bad", False))
     classes = source.classes if uses_labels(recipe.task) else 0
     fields = {"shape": source.images.images.shape[1:], "classes": classes} | given
     make: Callable[..., Model] = architecture
@@ -204,19 +209,7 @@ def train(
     images, labels = learned.take(slice(60_000))
     labels = None if labels is None else np.asarray(labels)
     model = model.prepared(np.asarray(images), labels, seed=recipe.seed)
-    return finetune(
-        model,
-        source,
-        recipe,
-        workdir=workdir,
-        resume=resume,
-        overwrite=overwrite,
-        shard_params=shard_params,
-        log=log,
-        base_model=base_model,
-        draw=draw,
-        quiet=quiet,
-    )
+    return finetune(model, source, recipe, **options)
 
 
 def _as_float32(leaf: object) -> object:
@@ -292,12 +285,10 @@ def _validated(
     for start in range(0, count, recipe.batch_size):
         batch = held_out.take(slice(start, start + recipe.batch_size))
         size = len(batch.images)
-        whole = size == recipe.batch_size
-        placed = (
-            placement.gather_batch(batch.take(placement.share(size)))
-            if whole
-            else placement._replace(shard_params=False).place(batch)
-        )
+        if size == recipe.batch_size:
+            placed = placement.gather_batch(batch.take(placement.share(size)))
+        else:
+            placed = placement._replace(shard_params=False).place(batch)
         metrics = measure(weights, frozen, placed, jr.fold_in(jr.key(recipe.seed), start))
         for name, value in metrics.items():
             totals[f"validation_{name}"] = totals.get(f"validation_{name}", 0.0) + float(value) * size / count

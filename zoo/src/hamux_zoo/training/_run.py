@@ -1,13 +1,11 @@
 """The folder of a run: which run it holds, its log, its checkpoints, its models. The first process alone writes."""
 
-import contextlib
 import errno
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import jax
 import numpy as np
@@ -30,10 +28,8 @@ _WAY_OUT = "take another folder, or empty it of its run by `overwrite=True`"
 Examples = tuple[dict[str, np.ndarray], list[str]]
 
 
-class Draw(Protocol):
-    """What draws `curves.png` and `samples.png` into a run's folder, from its log and some examples."""
-
-    def __call__(self, path: Path, lines: list[Line], rows: dict[str, np.ndarray], titles: list[str], /) -> None: ...
+# (path, lines of the log, rows of pictures, titles): draws `curves.png` and `samples.png` into a run's folder.
+Draw = Callable[[Path, list[Line], dict[str, np.ndarray], list[str]], None]
 
 
 class Run:
@@ -45,24 +41,20 @@ class Run:
         identity: dict[str, object],
         state: State,
         *,
-        datasets: Sequence[str],
+        dataset: str | None,
         base_model: str | None,
         resume: bool,
         overwrite: bool,
         log: str | None,
         draw: Draw | None,
     ) -> None:
-        """Makes the folder that of a run, or checks that it is.
-
-        - `identity`: JSON values that tell the run from every other.
-        - `datasets`, `base_model`: for the model's card.
-        - `log`: the name of a tracker that gets the numbers, too.
+        """Makes the folder that of a run, or checks that it is; `identity` tells the run from every other.
 
         **Raises** ValueError if the folder holds something else, saying what differs, and OSError if there is no space
         for checkpoints of `state`.
         """
         self.path, self._identity = path, {"format": FORMAT, **identity}
-        self._datasets, self._base_model, self._draw = datasets, base_model, draw
+        self._dataset, self._base_model, self._draw = dataset, base_model, draw
         self._log = Log(path / "log.jsonl")
         self.best = math.inf
         self.last_kept: int | None = None
@@ -97,8 +89,7 @@ class Run:
             self._log.append(line)
             self._track(step, values)
 
-        with self._room(step):
-            lead(write)
+        self._lead(step, write)
 
     def show(self, model: Memory, line: Line, examples: Callable[[], Examples]) -> None:
         """Saves the model if its loss is the lowest so far, and draws."""
@@ -111,13 +102,11 @@ class Run:
             if improved:
                 self._write(model, "best")
 
-        with self._room(int(line["step"])):
-            lead(write)
+        self._lead(int(line["step"]), write)
 
     def finish(self, step: int, model: Memory) -> Path:
         """Saves the result and returns its folder."""
-        with self._room(step):
-            lead(lambda: self._write(model, "model"))
+        self._lead(step, lambda: self._write(model, "model"))
         return self.path / "model"
 
     def _write(self, model: Memory, name: str) -> None:
@@ -129,7 +118,7 @@ class Run:
             {"Recipe": base | self._identity, "Measured on images held out": measured},
             path=str(folder),
             picture=picture.name if picture.is_file() else None,
-            datasets=self._datasets,
+            datasets=[self._dataset] if self._dataset else [],
             base_model=self._base_model,
             metrics={key: value for key, value in measured.items() if key.startswith("validation_")},
         )
@@ -137,11 +126,10 @@ class Run:
         if picture.is_file():
             shutil.copy(picture, folder)
 
-    @contextlib.contextmanager
-    def _room(self, step: int) -> Iterator[None]:
-        """**Raises** OSError, with the step and the way on, if what is done inside cannot write."""
+    def _lead(self, step: int, write: Callable[[], None]) -> None:
+        """Lets the first process write. **Raises** OSError, with the step and the way on, if it cannot."""
         try:
-            yield
+            lead(write)
         except OSError as error:
             good = f"the last checkpoint is that of step {self.last_kept}" if self.last_kept else "no checkpoint yet"
             problem = f"step {step}: {self.path} cannot be written: {error} ({good}); {_GO_ON}"

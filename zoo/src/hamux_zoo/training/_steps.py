@@ -1,7 +1,7 @@
 """One step of a training: loss, gradient, update. The seed and the step's number decide all that it draws."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -16,7 +16,6 @@ from ..progress import TIMINGS
 from ._recipe import Recipe
 from ._tasks import Loss, Measured, Metrics
 
-Tree = TypeVar("Tree")
 Arrays: TypeAlias = PyTree[Array]
 
 # The names in a line of the log that a loss's own metrics cannot have.
@@ -100,7 +99,8 @@ def make_measure(loss: Loss, recipe: Recipe, static: PyTree) -> Measure:
     """Returns (weights, frozen, batch, key) -> the loss, under "loss", and its metrics."""
 
     def measure(weights: Arrays, frozen: Arrays, batch: Images, key: PRNGKeyArray) -> Metrics:
-        (weights, frozen), batch = _cast(recipe, ((weights, frozen), batch))
+        if recipe.precision == "bf16":
+            weights, frozen, batch = jax.tree.map(_halved, (weights, frozen, batch))
         measured: object = loss(eqx.combine(weights, frozen, static), batch, key=key)
         if not (isinstance(measured, tuple) and len(measured) == 2 and isinstance(measured[1], dict)):
             raise ValueError(
@@ -165,9 +165,5 @@ def make_step(measure: Measure, recipe: Recipe) -> Step:
     return step
 
 
-def _cast(recipe: Recipe, tree: Tree) -> Tree:
-    """Returns the tree with its floats in the precision of the computation."""
-    if recipe.precision == "float32":
-        return tree
-    cast: Tree = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf, tree)
-    return cast
+def _halved(leaf: Array) -> Array:
+    return leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf
