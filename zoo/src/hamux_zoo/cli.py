@@ -316,7 +316,7 @@ def demo(
 
     matplotlib.use("agg")
     from .models import from_pretrained
-    from .show import SHOWN, draw, recalls, samples_for
+    from .show import COLUMNS, SHOWN, draw, recalls, samples_for
 
     if samples and not name:
         raise ValueError("`samples` is for one model; name it with `name`")
@@ -325,21 +325,14 @@ def demo(
         model = from_pretrained(each)
         chosen, images = samples_for(each, model.config, samples)
         title = f"{each} recalls {len(images.images)} damaged test images of {chosen}"
-        columns = ("error\nbefore", "error\nafter", "accuracy", "steps", "energy\nbefore", "energy\nafter")
-        table = Table("damage", *columns, box=box.SIMPLE_HEAD, title=title, title_justify="left")
-        found = list(recalls(model, images))
-        for recall in found:
-            table.add_row(
-                recall.damage,
-                f"{recall.before:.4f}",
-                f"{recall.after:.4f}",
-                "–" if recall.accuracy is None else f"{recall.accuracy:.1f} %",
-                f"{recall.steps}",
-                *(f"{energy:.1f}" for energy in recall.energies),
-            )
+        table = Table(*COLUMNS, box=box.SIMPLE_HEAD, title=title, title_justify="left")
+        rows = []
+        for cells, row in recalls(model, images):
+            table.add_row(*cells)
+            rows.append(row)
         console.print(table)
         strip, film = (out / f"{Path(each).name}.{kind}" for kind in ("png", "gif"))
-        draw(found, strip, film)
+        draw(rows, strip, film)
         _say(f"Drawn: {strip}\nDrawn: {film}")
     _say(
         "Errors are mean squares over all pixels in [0, 1]. Accuracy is the share of the recalled images whose class "

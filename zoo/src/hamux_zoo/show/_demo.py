@@ -1,9 +1,8 @@
 """What `hamux-zoo demo` shows: sample images damaged, and what a memory recalls of them at default settings."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,26 +22,15 @@ SHOWN = ("dense-hopfield-mnist", "et-small-cifar10")
 _WORDS = {"completion": "lower half missing", "quarter": "lower right quarter missing"}
 
 
-class Recall(NamedTuple):
-    """The recalls from one kind of damage: averages over all images, and one image of them.
+COLUMNS = ("damage", "error\nbefore", "error\nafter", "accuracy", "steps", "energy\nbefore", "energy\nafter")
 
-    - `before`, `after`: mean squared error over all pixels in [0, 1].
-    - `accuracy`: percentage of the recalled images whose class is right, or None if the memory does not know it.
-    - `steps`: the median.
-    - `energies`: at the start and at the end.
+
+def recalls(model: Memory, samples: Images) -> Iterator[tuple[tuple[str, ...], Row]]:
+    """Recalls all samples from each kind of damage.
+
+    Yields the cells of a table with `COLUMNS`, of averages over all samples and the median of the steps, and the recall
+    of one sample: the first kind shows the first one, and so on.
     """
-
-    damage: str
-    before: float
-    after: float
-    accuracy: float | None
-    steps: int
-    energies: tuple[float, float]
-    row: Row
-
-
-def recalls(model: Memory, samples: Images) -> Iterator[Recall]:
-    """Recalls all samples from each kind of damage; the first kind shows the first sample, and so on."""
     pictures, labels = np.asarray(samples.images), samples.labels
     for i, (damage, cues, known) in enumerate(_damaged(model, pictures)):
         found = recalled(model, from_pictures(cues, model.config), known, energies=True)
@@ -52,26 +40,20 @@ def recalls(model: Memory, samples: Images) -> Iterator[Recall]:
         assert watched.energies is not None
         end = int(watched.steps) + 1
         path = to_pictures(watched.path.x[:end], model.config)
-        accuracy = None
+        errors = [np.mean((shown - pictures) ** 2) for shown in (cues, to_pictures(found.x, model.config))]
+        accuracy = "–"
         # Samples with other classes than the memory's say nothing of it.
         if isinstance(model, Classifier) and labels is not None and model.config.classes == np.max(labels) + 1:
-            accuracy = 100 - error(classes_of(model, np.asarray(found.x)), np.asarray(labels))
-        yield Recall(
-            damage,
-            before=float(np.mean((cues - pictures) ** 2)),
-            after=float(np.mean((to_pictures(found.x, model.config) - pictures) ** 2)),
-            accuracy=accuracy,
-            steps=int(np.median(found.steps)),
-            energies=(float(np.mean(found.energies[:, 0])), float(np.mean(found.energies[:, -1]))),
-            row=Row(damage, pictures[i], cues[i], path, np.asarray(watched.energies[:end])),
-        )
+            accuracy = f"{100 - error(classes_of(model, np.asarray(found.x)), np.asarray(labels)):.1f} %"
+        numbers = [f"{each:.4f}" for each in errors] + [accuracy, f"{int(np.median(found.steps))}"]
+        energies = [f"{np.mean(found.energies[:, step]):.1f}" for step in (0, -1)]
+        yield (damage, *numbers, *energies), Row(damage, pictures[i], cues[i], path, np.asarray(watched.energies[:end]))
 
 
-def draw(recalls: list[Recall], strip: Path, film: Path) -> None:
+def draw(rows: Sequence[Row], strip: Path, film: Path) -> None:
     """Draws all recalls as a strip, and the first steps of the first one as a film."""
-    save(recall_strip([recall.row for recall in recalls]), strip)
-    row = recalls[0].row
-    recall_gif(film, row.trajectory[:_FILMED], row.energies[:_FILMED])
+    save(recall_strip(rows), strip)
+    recall_gif(film, rows[0].trajectory[:_FILMED], rows[0].energies[:_FILMED])
 
 
 def _damaged(model: Memory, pictures: Pictures) -> Iterator[tuple[str, Pictures, Bool[np.ndarray, "..."] | None]]:

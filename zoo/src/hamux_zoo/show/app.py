@@ -133,9 +133,8 @@ _Wrong = functools.partial(gr.Error, print_exception=False)  # the user's mistak
 def _begin(name: str, sample: int) -> tuple[object, ...]:
     """The first picture of a memory that is chosen, what it offers, and no results."""
     model = _model(name)
-    samples = gr.update(interactive=True, info=None)
-    if _samples(name) is None:
-        samples = gr.update(interactive=False, info="none of this shape: draw or load one")
+    fitting = _samples(name) is not None
+    samples = gr.update(interactive=fitting, info=None if fitting else "none of this shape: draw or load one")
     own = model.dynamics().steps
     steps = gr.update(choices=sorted({*_STEPS, own or 10}), value=own or 10)
     label = gr.update(choices=[_FREE, *_classes(model)], value=_FREE, interactive="generate" in model.tasks)
