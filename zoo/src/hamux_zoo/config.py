@@ -82,8 +82,6 @@ def make_config(kind: type[AnyConfig], values: Mapping[str, object], where: Path
 
     **Raises** ValueError for an unknown or a missing field, and for values that the config refuses.
     """
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{where}: config is {values!r}; expected an object with the fields of {kind.__name__}")
     fields = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(values.keys() - fields):
         raise ValueError(f"{where}: unknown config keys {unknown}; {kind.__name__} has {sorted(fields)}")

@@ -74,10 +74,7 @@ def warp(key: PRNGKeyArray, image: Image) -> Image:
 
 
 AUGMENTATIONS: dict[str, Callable[[PRNGKeyArray, Image], Image]] = {
-    "crop": crop,
-    "flip": flip,
-    "colour": colour,
-    "warp": warp,
+    change.__name__: change for change in (crop, flip, colour, warp)
 }
 
 

@@ -4,9 +4,9 @@ import collections
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -227,8 +227,7 @@ class _Pictures:
 
     def source(self) -> Source:
         """Returns all of them."""
-        images = self._read(self._table[self._image], self._table[self._label] if self._label else None)
-        if images is None:
+        if (images := self._read(self._table)) is None:
             raise ValueError(f"{self._name} holds no image that can be read")
         return Source(images, self._names, self._notes(), self._hub_id)
 
@@ -236,14 +235,14 @@ class _Pictures:
         """Yields them in batches."""
         with answers("in the middle of", self._name):
             for rows in self._table.iter(batch_size):
-                images = self._read(rows[self._image], rows[self._label] if self._label else None)
-                if images is not None:
+                if (images := self._read(rows)) is not None:
                     yield images.take(slice(None))
 
-    def _read(self, stored: Iterable[_Stored | None], labels: ArrayLike | None) -> Images | None:
-        """A part of the table as bytes; None if none of its pictures can be read."""
+    def _read(self, rows: "Table | Mapping[str, Any]") -> Images | None:
+        """The table, or a part of it, as bytes; None if none of its pictures can be read."""
         images, kept = [], []
-        for index, one in enumerate(stored):
+        one: _Stored | None
+        for index, one in enumerate(rows[self._image]):
             place = (one and one["path"]) or f"image {self._count} of {self._name}"
             self._count += 1
             try:
@@ -273,9 +272,9 @@ class _Pictures:
             )
         if not images:
             return None
-        if labels is None:
+        if self._label is None:
             return from_arrays(np.stack(images), None)
-        classes = np.asarray(labels)[kept]
+        classes = np.asarray(rows[self._label])[kept]
         if classes.dtype.kind not in "iu":
             raise ValueError(f"{self._name} has images without a label")
         if self._names and classes.max() >= len(self._names):

@@ -1,6 +1,6 @@
 """The arrays of an archive that others publish, checked against a layout."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -48,11 +48,7 @@ def _sizes_of_axes(layout: Layout, found: Mapping[str, tuple[int, ...]]) -> dict
     Arrays that disagree on the most frequent axis are left out of the count.
     """
     named = [dict(zip(axes, found[key], strict=True)) for key, axes in layout.items() if len(axes) == len(found[key])]
-    (common, _), *_ = Counter(axis for axes in layout.values() for axis in set(axes)).most_common(1)
-    size = next(iter(Counter(shape[common] for shape in named if common in shape).most_common(1)), (None,))[0]
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for shape in named:
-        if shape.get(common, size) == size:
-            for axis, length in shape.items():
-                counts[axis][length] += 1
-    return {axis: count.most_common(1)[0][0] for axis, count in counts.items()}
+    counts = Counter(pair for shape in named for pair in shape.items())
+    common, size = max(counts, key=counts.__getitem__, default=("", 0))
+    counts = Counter(pair for shape in named if shape.get(common, size) == size for pair in shape.items())
+    return dict(pair for pair, _ in reversed(counts.most_common()))

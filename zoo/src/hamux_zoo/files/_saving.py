@@ -33,14 +33,10 @@ def write_folder(
     check: Callable[[Path], object],
     shard_size: int = SHARD_SIZE,
 ) -> None:
-    """Writes a model's files; anything else in the folder stays.
+    """Writes a model's files, as `Memory.save_pretrained` does; anything else in the folder stays.
 
-    They are written into a folder aside and read back from there, the card by `read_card` and the rest by `check`. Only
-    then do they replace the model that is there: they count as soon as their own folder is renamed, so a crash leaves
-    the old model or the new one. Weights of more than `shard_size` bytes are cut into shards, with the index that
-    other libraries of the Hub expect.
-
-    **Raises** ValueError for what could not be read again, and OSError if the files cannot be written.
+    They are written into a folder aside and read back from there, the card by `read_card` and the rest by `check`. They
+    count as soon as that folder is renamed. Shards get the index that other libraries of the Hub expect.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
