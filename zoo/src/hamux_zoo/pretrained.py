@@ -73,12 +73,11 @@ class Pretrained(hamux.Module):
         """
         if not (math.isfinite(times) and times > 0):
             raise ValueError(f"times is {times}; expected a finite number greater than 0")
-        if not any(name.endswith(".beta") for name in named_leaves(self)):
+        leaves = named_leaves(self)
+        betas = {name: times * leaf for name, leaf in leaves.items() if name.endswith(".beta")}
+        if not betas:
             raise ValueError(f"no β is a parameter of this {type(self).__name__}")
-        scaled: Self = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: times * leaf if jax.tree_util.keystr(path[-1:], simple=True) == "beta" else leaf, self
-        )
-        return scaled
+        return filled(self, leaves | betas)
 
     def under(self, **fields: object) -> Self:
         """Returns these parameters under a config with any other fields that fit them. For architectures.

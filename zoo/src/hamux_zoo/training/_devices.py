@@ -105,12 +105,10 @@ def in_any_process(flag: bool) -> bool:
 
 def to_host(tree: Tree) -> Tree:
     """Returns a tree of arrays, wherever they lie, as NumPy arrays of this process."""
-    arrays: Tree = jax.tree.map(
-        lambda leaf: np.asarray(
-            leaf
-            if leaf.is_fully_addressable or leaf.is_fully_replicated
-            else multihost_utils.process_allgather(leaf, tiled=True)
-        ),
-        tree,
-    )
+
+    def fetched(leaf: Array) -> np.ndarray:
+        here = leaf.is_fully_addressable or leaf.is_fully_replicated
+        return np.asarray(leaf if here else multihost_utils.process_allgather(leaf, tiled=True))
+
+    arrays: Tree = jax.tree.map(fetched, tree)
     return arrays

@@ -126,8 +126,7 @@ class Recipe:
 
     def settings(self) -> dict[str, object]:
         """Returns the fields as JSON values; for a function, its name."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        text = json.dumps(fields, default=lambda thing: getattr(thing, "__qualname__", type(thing).__name__))
+        text = json.dumps(vars(self), default=lambda thing: getattr(thing, "__qualname__", type(thing).__name__))
         settings: dict[str, object] = json.loads(text)
         return settings
 
