@@ -339,6 +339,10 @@ def test_data_that_cannot_be_classified_are_refused(model, digits):
         Recipe(stepz=3)
     with pytest.raises(ValueError, match="`recipe` is 500; expected a Recipe"):
         finetune(model, digits, 500)
+    with pytest.raises(ValueError, match="`recipe` is 'classify'; expected a Recipe"):
+        train(DenseHopfield, digits, "classify")
+    with pytest.raises(TypeError, match=r"unexpected arguments \['wrokdir'\]; expected some of \['base_model', "):
+        train(DenseHopfield, "nowhere", wrokdir="runs")
     for argument in ({"log": "trackio"}, {"draw": print}):
         with pytest.raises(ValueError, match="is for a run that has a folder; give one as `workdir`"):
             finetune(model, digits, **argument)

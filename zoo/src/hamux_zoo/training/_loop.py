@@ -80,8 +80,7 @@ def finetune(
     are not there; FloatingPointError if loss or gradient are no longer finite, with the step, the last good checkpoint
     and what to try; and OSError if there is no space for a checkpoint.
     """
-    if not isinstance(recipe, Recipe):
-        raise ValueError(f"`recipe` is {recipe!r}; expected a Recipe, such as Recipe(steps=500)")
+    _check_recipe(recipe)
     for name, given in {"log": log, "draw": draw}.items():
         if given is not None and workdir is None:
             raise ValueError(f"`{name}` is for a run that has a folder; give one as `workdir`")
@@ -197,6 +196,9 @@ def train(
     """
     if not (isinstance(architecture, type) and issubclass(architecture, Memory)) or inspect.isabstract(architecture):
         raise ValueError(f"`architecture` is {architecture!r:.60}; expected a class of memories, such as DenseHopfield")
+    _check_recipe(recipe)
+    if unknown := options.keys() - Options.__annotations__:
+        raise TypeError(f"unexpected arguments {sorted(unknown)}; expected some of {sorted(Options.__annotations__)}")
     given = dict(config or {})
     shape = given.get("shape")
     sized = shape if isinstance(shape, list | tuple) else None
@@ -210,6 +212,11 @@ def train(
     labels = None if labels is None else np.asarray(labels)
     model = model.prepared(np.asarray(images), labels, seed=recipe.seed)
     return finetune(model, source, recipe, **options)
+
+
+def _check_recipe(recipe: object) -> None:
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"`recipe` is {recipe!r}; expected a Recipe, such as Recipe(steps=500)")
 
 
 def _as_float32(leaf: object) -> object:
