@@ -161,6 +161,8 @@ def test_train_finetune_and_evaluate_on_a_folder_of_pictures(tmp_path):
     measured = run("evaluate", "b/model", "--data", CLOTHES, cwd=tmp_path)
     assert re.search(r"test_error\s.*\d", measured.stdout)
     assert re.search(r"nearest_image_mse\s.*\d", measured.stdout)
+    late = run("evaluate", "b/model", "--data", CLOTHES, "--first", "99999", cwd=tmp_path)
+    assert re.search(r"--first is 99999; the split has \d+ images, from 0", late.stderr)
     alone = run("evaluate", "b/model", "--data", CLOTHES / "train", cwd=tmp_path)
     assert f'{CLOTHES / "train"} has no split "test"; there are' in alone.stderr
     shutil.copytree(CLOTHES / "test/dress", tmp_path / "few/dress")
