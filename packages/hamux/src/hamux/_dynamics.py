@@ -160,7 +160,7 @@ def _run(kind: Literal["descend", "relax"], adjoint: Adjoint, descent: Descent, 
     run = {"descend": adjoint.descend, "relax": adjoint.relax}[kind]
 
     def alone(descent: Descent, xs: dict[str, Array], masks: dict[str, Bool[Array, "..."]]) -> Retrieval:
-        problem = dataclasses.replace(descent.problem, masks=masks)
+        problem = dataclasses.replace(descent.problem, ham=descent.problem.ham.ready(), masks=masks)
         return run(dataclasses.replace(descent, problem=problem, xs=xs))
 
     layers, masks = descent.problem.ham.neurons, descent.problem.masks

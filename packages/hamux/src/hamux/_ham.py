@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from ._binding import Module, bind
 from ._neurons import Neurons
 from ._precision import widened
+from ._synapses import ready_synapse
 
 States = Mapping[str, Float[Array, "..."]]
 
@@ -183,6 +184,14 @@ class HAM(Module):
         tree = {"neurons": self.neuron_energies(gs, xs), "connections": energies}
         own = {name: layer.leak * xs[name] for name, layer in self.neurons.items()}
         return tree, {name: own[name] + synaptic[name] if synaptic else own[name] for name in own}
+
+    def ready(self) -> "HAM":
+        """Returns the same HAM with the work of its synapses done that does not depend on the states."""
+        synapses = {name: ready_synapse(synapse) for name, synapse in self.synapses.items()}
+        if all(synapses[name] is synapse for name, synapse in self.synapses.items()):
+            return self
+        ready: HAM = eqx.tree_at(lambda ham: ham.synapses, self, synapses)
+        return ready
 
     def vectorize(self) -> "VectorizedHAM":
         """Returns the HAM with a leading batch axis on every state, activation and energy."""

@@ -15,7 +15,7 @@ from ._binding import Module
 from ._checks import positive, sizes, whole
 from ._facts import Number, constant
 from ._precision import log_sum_exp, softmax, widened
-from ._synapses import Stored, product, random_memories
+from ._synapses import Stored, product, random_memories, ready_synapse
 
 
 class PlaneSynapse(Stored):
@@ -99,19 +99,39 @@ class PlaneSynapse(Stored):
         return placed
 
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
-        return 0.5 * jnp.sum(jnp.exp(-log_sum_exp(-self._log_distances(gs), self.power)))
+        self._check(gs)
+        return self.ready()(*gs)
 
     def attribution(self, *gs: Float[Array, "... dim"]) -> Float[Array, "... memories"]:
         """Returns each memory's share of the force −∂E/∂g ∝ −Σ_μ (ε + d_μ²)^(−p−1) ∂d_μ²/∂g."""
-        return softmax(-self._log_distances(gs), self.power + 1)
-
-    def _log_distances(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
-        """log(ε + d_μ²)."""
         self._check(gs)
-        squares = [_squared_distances(*map(widened, each)) for each in zip(gs, self.xi, self.b, strict=True)]
+        return softmax(-self.ready().log_distances(gs), self.power + 1)
+
+    def ready(self) -> "_Planes":
+        """Returns the same energy of directions that are orthonormal already, which a descent calls step by step."""
+        axes = tuple(_orthonormal(widened(b)) for b in self.b)
+        feet = tuple(_foot(widened(xi), each) for xi, each in zip(self.xi, axes, strict=True))
         constant = self.epsilon + widened(self.offset) ** 2
-        total = functools.reduce(jnp.add, squares)
-        return jnp.log(jnp.broadcast_to(constant, total.shape) + total)
+        return _Planes(axes, feet, constant + sum(jnp.sum(foot**2, axis=-1) for foot in feet), self.power, self.epsilon)
+
+
+class _Planes(Module):
+    """Planes by their points nearest to 0, the feet, and orthonormal axes."""
+
+    axes: tuple[Float[Array, "directions memories dim"], ...]
+    feet: tuple[Float[Array, "memories dim"], ...]
+    constant: Float[Array, " memories"]  # ε + o² + Σ_layers ‖foot‖²
+    power: float = eqx.field(static=True)
+    epsilon: float = eqx.field(static=True)
+
+    def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
+        return 0.5 * jnp.sum(jnp.exp(-log_sum_exp(-self.log_distances(gs), self.power)))
+
+    def log_distances(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
+        """log(ε + d_μ²)."""
+        parts = [_from_feet(widened(g), *each) for g, *each in zip(gs, self.feet, self.axes, strict=True)]
+        total = functools.reduce(jnp.add, parts)
+        return jnp.log(jnp.maximum(total + jnp.broadcast_to(self.constant, total.shape), self.epsilon))
 
 
 class SubspaceSynapse(Module):
@@ -146,6 +166,11 @@ class SubspaceSynapse(Module):
         s = jnp.linalg.eigvalsh(widened(self.W @ self.W.T))
         return jnp.maximum(1.0, jnp.max((1 - s) ** 2 + inner * s))
 
+    def ready(self) -> Self:
+        """Returns the same energy with its synapse ready."""
+        ready: Self = eqx.tree_at(lambda synapse: synapse.synapse, self, ready_synapse(self.synapse))
+        return ready
+
     def __call__(self, g: Float[Array, "... dim"], *gs: Float[Array, "..."]) -> Float[Array, ""]:
         seen = self.seen(g)
         outside = widened(g) - jnp.broadcast_to(widened(self.m), g.shape) - seen @ widened(self.W)
@@ -163,17 +188,19 @@ class SubspaceSynapse(Module):
         return shown + jnp.broadcast_to(widened(self.m), shown.shape)
 
 
-def _squared_distances(
-    g: Float[Array, "... dim"], xi: Float[Array, "memories dim"], b: Float[Array, "directions memories dim"]
+def _foot(
+    xi: Float[Array, "memories dim"], axes: Float[Array, "directions memories dim"]
+) -> Float[Array, "memories dim"]:
+    foot: Array = xi - jnp.sum(jnp.sum(xi[None] * axes, axis=-1, keepdims=True) * axes, axis=0)
+    return foot
+
+
+def _from_feet(
+    g: Float[Array, "... dim"], feet: Float[Array, "memories dim"], axes: Float[Array, "directions memories dim"]
 ) -> Float[Array, "... memories"]:
-    """From g to the planes through ξ along b."""
-    axes = _orthonormal(b)
-    # The point of the plane that is nearest to 0 stands for ξ: what lies along the plane is then the same for both.
-    foot = xi - jnp.sum(jnp.sum(xi[None] * axes, axis=-1, keepdims=True) * axes, axis=0)
-    norms = jnp.sum(foot**2, axis=-1).reshape((1,) * (g.ndim - 1) + (-1,))
-    distances = jnp.sum(g**2, axis=-1, keepdims=True) + norms - 2 * product(g, foot)
-    along = product(g, axes.reshape(-1, xi.shape[-1])).reshape(*g.shape[:-1], *axes.shape[:2])
-    return jnp.maximum(distances - jnp.sum(along**2, axis=-2), 0)
+    """Squared distances to the planes, less the squared norms of their feet."""
+    along = product(g, axes.reshape(-1, g.shape[-1])).reshape(*g.shape[:-1], *axes.shape[:2])
+    return jnp.sum(g**2, axis=-1, keepdims=True) - 2 * product(g, feet) - jnp.sum(along**2, axis=-2)
 
 
 def _orthonormal(b: Float[Array, "directions memories dim"]) -> Float[Array, "directions memories dim"]:

@@ -2,7 +2,9 @@
 
 Any Module with `__call__(self, *gs) -> scalar` is a synapse. Those below take one example, without a batch axis
 (`jax.vmap` or `ham.vectorize()` adds one), and raise ValueError, naming both shapes, when the g's do not fit. By
-`curvature` and `multilinear` they declare the shape of their energy, see `hamux.certify`.
+`curvature` and `multilinear` they declare the shape of their energy, see `hamux.certify`. A synapse whose energy asks
+for work that does not depend on the g's may have a method `ready`: it returns a synapse of the same energy with this
+work done. A descent calls it once, before its first step.
 """
 
 import functools
@@ -24,6 +26,12 @@ from ._checks import positive, sizes, whole
 from ._facts import Number, either, holds, known, settled
 from ._lagrangians import lagr_relu
 from ._precision import accumulator, log_sum_exp, softmax, widened
+
+
+def ready_synapse(synapse: Callable[..., Array]) -> Callable[..., Array]:
+    """Returns a synapse with the work done that does not depend on the g's."""
+    prepared: Callable[..., Array] = synapse.ready() if hasattr(synapse, "ready") else synapse
+    return prepared
 
 
 class DenseSynapse(Module):
