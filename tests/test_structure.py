@@ -33,6 +33,7 @@ CORE_ORDER = [
         "_neurons",
         "_synapses",
         "_convolutions",
+        "_planes",
         "_ham",
         "_certificate",
         "_methods._method",
@@ -49,7 +50,7 @@ MEASURE = ["measure._baselines", "measure._evaluation", "measure"]
 SHOW = [*[f"show.{name}" for name in ("_pictures", "plots", "_demo", "app")], "show"]
 MODELS = [*ARCHITECTURES, "models._registry", "models"]
 GENERAL = [*MODELS, *DATA, *TRAINING, *MEASURE, *SHOW]
-ZOO_ORDER = ["pixels", *FILES, "progress", "config", "pretrained", "memory", *GENERAL, "cli", "__init__"]
+ZOO_ORDER = ["pixels", "statistics", *FILES, "progress", "config", "pretrained", "memory", *GENERAL, "cli", "__init__"]
 
 
 def tracked_files() -> list[Path]:
@@ -91,7 +92,14 @@ def test_imports_go_downward(package, order):
 def test_core_knows_no_zoo_and_an_architecture_only_what_is_public():
     assert not any("hamux_zoo" in imported(path, CORE) for path in CORE.rglob("*.py"))
     for path in (ZOO / "models").glob("[!_]*.py"):
-        assert imported(path, ZOO) & set(ZOO_ORDER) <= {"pixels", "files", "config", "pretrained", "memory"}
+        assert imported(path, ZOO) & set(ZOO_ORDER) <= {
+            "pixels",
+            "statistics",
+            "files",
+            "config",
+            "pretrained",
+            "memory",
+        }
     for path in (ZOO / "data").glob("*.py"):
         assert not imported(path, ZOO) & {"memory", *MODELS}
 

@@ -14,8 +14,8 @@ from _measure import record
 from skimage.restoration import inpaint_biharmonic
 
 from hamux_zoo import from_pretrained, load_images
-from hamux_zoo.linear import Gaussian
 from hamux_zoo.measure import completion_errors, unknown_mse
+from hamux_zoo.statistics import Gaussian
 
 data, name = sys.argv[1:]
 model = from_pretrained(name)

@@ -16,8 +16,8 @@ from hamux_zoo import (
     Memory,
 )
 from hamux_zoo.data import Images
-from hamux_zoo.linear import Gaussian, linear_prediction
 from hamux_zoo.measure import distinct, evaluate, mean_colour, nearest_image, salted
+from hamux_zoo.statistics import Gaussian, linear_prediction
 
 
 class Still(Memory):

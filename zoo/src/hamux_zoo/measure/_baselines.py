@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..linear import Batch, Masks, by_mask
+from ..statistics import Batch, Masks, by_mask
 
 
 def mean_colour(images: Batch, known: Masks, grey: float = 0.5) -> Batch:

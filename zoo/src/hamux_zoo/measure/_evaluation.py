@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
 
 from ..data import Images, salt_and_pepper
-from ..linear import Batch, Gaussian, Masks, linear_prediction
 from ..memory import Classifier, Generator, Memory, Recalled
 from ..pixels import span
+from ..statistics import Batch, Gaussian, Masks, linear_prediction
 from ._baselines import mean_colour, nearest_image
 
 _BATCH = 100

@@ -17,11 +17,10 @@ import hamux
 from hamux import HopfieldSynapse, KernelSynapse, Neurons, PlaneSynapse, SubspaceSynapse
 
 from ..config import Config
-from ..linear import Gaussian, linear_prediction
 from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, Generator, Rehearsal, States, compiled
 from ..pixels import span
 from ..pretrained import skeleton_of
-from ._clusters import centres_by_class
+from ..statistics import Gaussian, centres_by_class, linear_prediction
 
 Numbers = TypeVar("Numbers", Array, np.ndarray)
 Energy = Literal["polynomial", "exponential", "log-sum-exp", "epanechnikov", "planes"]
