@@ -165,3 +165,32 @@ def test_components_are_from_one_to_the_dim(components):
 def test_subspace_names_a_layer_that_does_not_fit():
     with pytest.raises(ValueError, match=re.escape("SubspaceSynapse got g of shape (4,); its last axis must be 5")):
         hamux.SubspaceSynapse(jr.key(0), 5, 2, planes((2,)))(np.ones(4))
+
+
+def test_a_descent_makes_a_synapse_ready_once_and_goes_the_same_way():
+    synapse = hamux.SubspaceSynapse(jr.key(0), 6, 4, planes((4, 2), memories=5, directions=(2, 0)))
+    neurons = {name: hamux.Neurons(hamux.lagr_identity, dim, leak=0.0) for name, dim in {"x": 6, "y": 2}.items()}
+    ham = hamux.HAM(neurons, {"s": synapse}, [(("x", "y"), "s")])
+    xs, gs = ham.init_states(key=jr.key(1)), ham.activations(ham.init_states(key=jr.key(1)))
+    np.testing.assert_allclose(ham.ready().energy(gs, xs), ham.energy(gs, xs), rtol=1e-12)
+    end = hamux.descend(ham, xs, steps=3, dt=0.5)
+    for _ in range(3):
+        force = ham.dEdg(ham.activations(xs), xs)
+        xs = {name: x - 0.5 * force[name] for name, x in xs.items()}
+    for name, x in xs.items():
+        np.testing.assert_allclose(end.xs[name], x, rtol=1e-10)
+
+    def loss(synapse):
+        changed = eqx.tree_at(lambda ham: ham.synapses["s"], ham, synapse)
+        return jnp.sum(hamux.descend(changed, ham.init_states(key=jr.key(1)), steps=2, dt=0.5).xs["x"] ** 2)
+
+    by_b = jax.grad(loss)(synapse).synapse.b[0]
+    step = 1e-6
+    moved = eqx.tree_at(lambda s: s.synapse.b[0], synapse, synapse.synapse.b[0].at[1, 2, 3].add(step))
+    np.testing.assert_allclose(by_b[1, 2, 3], (loss(moved) - loss(synapse)) / step, rtol=1e-3)
+
+
+def test_a_synapse_that_needs_no_work_beforehand_stays_as_it_is():
+    bias = hamux.BiasSynapse(jr.key(0), 3)
+    ham = hamux.HAM({"x": hamux.Neurons(hamux.lagr_identity, 3)}, {"b": bias}, [(("x",), "b")])
+    assert ham.ready() is ham
