@@ -372,6 +372,16 @@ def test_planes_are_saved_and_come_back(tmp_path):
     np.testing.assert_allclose(back.recall(images[0]).x, model.recall(images[0]).x, atol=1e-6)
 
 
+@pytest.mark.parametrize("classes", [0, 3])
+def test_memories_prepared_without_labels_have_none(classes):
+    config = DenseHopfieldConfig(shape=SHAPE, memories=4, classes=classes, energy="planes", directions=1)
+    images = np.random.default_rng(0).uniform(size=(9, *SHAPE))
+    model = DenseHopfield(config, key=jr.key(0)).prepared(images, None, seed=0)
+    assert model.memories().shape == (4, *SHAPE)
+    if classes:
+        np.testing.assert_array_equal(model.head(), np.zeros((4, 3)))
+
+
 def test_an_energy_of_overlaps_keeps_its_random_memories():
     model = DenseHopfield(DenseHopfieldConfig(shape=SHAPE, energy="polynomial", memories=3), key=jr.key(0))
     assert model.prepared(np.ones((5, *SHAPE)), None, seed=0) is model

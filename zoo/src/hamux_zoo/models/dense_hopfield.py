@@ -276,11 +276,12 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
             for each, count in sources
         ]
         xi, each, along = zip(*found, strict=True)
-        labels_of = jnp.asarray(np.concatenate(each))
-        names = [config.loudness * _one_hot_spins(labels_of, config.classes)] if config.classes else []
+        names = _one_hot_spins(jnp.asarray(np.concatenate(each)), config.classes)
+        names = jnp.zeros_like(names) if given is None else config.loudness * names
         offset = np.where(np.arange(config.memories) < sources[0][1], 0, _OFFSET)
         planes = np.concatenate(along, axis=1), offset
-        return model._of(config, [jnp.asarray(np.concatenate(xi)), *names], *map(jnp.asarray, planes))
+        memories = [jnp.asarray(np.concatenate(xi)), names][: len(config.layers)]
+        return model._of(config, memories, *map(jnp.asarray, planes))
 
     def _seen_rows(self, rows: Float[np.ndarray, "count pixels"]) -> Float[np.ndarray, "count dim"]:
         return rows if self._subspace is None else np.asarray(self._subspace.seen(jnp.asarray(rows)))
