@@ -251,8 +251,8 @@ def test_memories_are_decoded_to_patches(model):
 
 
 def test_rows_of_new_weights_are_of_length_1():
-    model = make(dim=400, heads=8, head_dim=25, memories=50)
-    for rows in (model._attention.Wk, model._attention.Wq, model._memory.xi[0]):
+    synapses = make(dim=400, heads=8, head_dim=25, memories=50).ham.synapses
+    for rows in (synapses["attention"].Wk, synapses["attention"].Wq, synapses["memory"].xi[0]):
         np.testing.assert_allclose(np.linalg.norm(rows, axis=-1).mean(), 1, atol=0.01)
 
 
