@@ -76,4 +76,5 @@ from ._synapses import (
     DenseSynapse as DenseSynapse,
     HopfieldSynapse as HopfieldSynapse,
     KernelSynapse as KernelSynapse,
+    Readied as Readied,
 )

@@ -15,10 +15,10 @@ from ._binding import Module
 from ._checks import positive, sizes, whole
 from ._facts import Number, constant
 from ._precision import log_sum_exp, softmax, widened
-from ._synapses import Stored, product, random_memories, ready_synapse
+from ._synapses import Readied, Stored, product, random_memories, ready_synapse
 
 
-class PlaneSynapse(Stored):
+class PlaneSynapse(Stored, Readied):
     """E = ½ Σ_tokens (Σ_μ (ε + d_μ²)⁻ᵖ)^(−1/p): a soft minimum, without a temperature, of squared distances to planes.
 
     d_μ² = o_μ² + Σ_layers min_z ‖g − ξ_μ − Σ_r z_r b_μr‖² adds up the squared distances from the g of each layer to the
@@ -134,7 +134,7 @@ class _Planes(Module):
         return jnp.log(jnp.maximum(total + jnp.broadcast_to(self.constant, total.shape), self.epsilon))
 
 
-class SubspaceSynapse(Module):
+class SubspaceSynapse(Readied):
     """E = ½‖(I − WᵀW)(g − m)‖² + E_synapse(W(g − m), …): a synapse that sees one layer through a few components.
 
     The rows of `W`, `(components, dim)`, are the components, and `m` is the mean; with principal components and the

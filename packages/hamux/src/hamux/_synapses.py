@@ -3,13 +3,13 @@
 Any Module with `__call__(self, *gs) -> scalar` is a synapse. Those below take one example, without a batch axis
 (`jax.vmap` or `ham.vectorize()` adds one), and raise ValueError, naming both shapes, when the g's do not fit. By
 `curvature` and `multilinear` they declare the shape of their energy, see `hamux.certify`. A synapse whose energy asks
-for work that does not depend on the g's may have a method `ready`: it returns a synapse of the same energy with this
-work done. A descent calls it once, before its first step.
+for work that does not depend on the g's is a `Readied`.
 """
 
 import functools
 import math
 import string
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, Self
 
@@ -28,10 +28,17 @@ from ._lagrangians import lagr_relu
 from ._precision import accumulator, log_sum_exp, softmax, widened
 
 
+class Readied(Module):
+    """A synapse whose energy asks for work that does not depend on the g's, which a descent has it do once."""
+
+    @abstractmethod
+    def ready(self) -> Callable[..., Array]:
+        """Returns a synapse of the same energy with this work done."""
+
+
 def ready_synapse(synapse: Callable[..., Array]) -> Callable[..., Array]:
     """Returns a synapse with the work done that does not depend on the g's."""
-    prepared: Callable[..., Array] = synapse.ready() if hasattr(synapse, "ready") else synapse
-    return prepared
+    return synapse.ready() if isinstance(synapse, Readied) else synapse
 
 
 class DenseSynapse(Module):
