@@ -202,25 +202,21 @@ def test_a_port_that_is_taken_is_said():
 
 
 @pytest.mark.slow
-def test_twenty_sessions_at_once_for_a_minute(page, tmp_path):
-    """Each begins, recalls one of four pictures and opens the memories, over and over, and can read what it gets."""
-    end = time.monotonic() + 60
+def test_twenty_sessions_at_once(page, tmp_path):
+    """Each begins, recalls one of four pictures and opens the memories, three times, and can read what it gets."""
 
     def session(number):
         client, name = Client(page, download_files=tmp_path / f"{number}", verbose=False), "dense-hopfield-mnist"
-        rounds = 0
-        while time.monotonic() < end:
+        for _ in range(3):
             picture = client.predict(name, 1 + number % 4, api_name="/_begin")[0]["value"]["background"]
             given = {"background": handle_file(picture), "layers": [], "composite": None}
             *_, (_, _, said) = client.submit(name, given, "the lower half", 5, app._FREE, 0, 0, api_name="/_recall")
             assert "Step 5 of 5" in said
             for shown in [picture, *(each["image"] for each in client.predict(name, api_name="/_memories"))]:
                 Image.open(shown).load()
-            rounds += 1
-        return rounds
 
     with ThreadPoolExecutor(20) as pool:
-        assert min(pool.map(session, range(20))) > 1
+        list(pool.map(session, range(20)))
 
 
 chromium = pytest.mark.skipif(

@@ -10,7 +10,7 @@ from hamux_zoo.training._checkpoints import Checkpoints
 
 def state_of(step):
     leaves = {"halves": jnp.full((3, 5), step, jnp.bfloat16), "none": None, "flag": jnp.asarray(step % 2 == 0)}
-    return {"weights": jnp.arange(1000.0) * step, "step": jnp.int32(step), **leaves}
+    return {"weights": jnp.arange(1000.0) * step, "step": jnp.int32(step), "empty": jnp.zeros((0, 4)), **leaves}
 
 
 @pytest.fixture

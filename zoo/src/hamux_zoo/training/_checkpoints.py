@@ -34,7 +34,7 @@ class Checkpoints:
         """
         sums = _checksum(state)
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_by_path(state)), meta=ocp.args.JsonSave({**meta, "checksum": int(sums)})
+            state=ocp.args.StandardSave(_saved(state)), meta=ocp.args.JsonSave({**meta, "checksum": int(sums)})
         )
         try:
             self._manager.save(step, args=items, force=True)
@@ -72,12 +72,13 @@ class Checkpoints:
     def _read(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
         abstract = {
             path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for path, leaf in _by_path(like).items()
+            for path, leaf in _saved(like).items()
         }
         read = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
         )
-        state: Tree = jax.tree.unflatten(jax.tree.structure(like), [read.state[path] for path in abstract])
+        leaves = [read.state.get(path, leaf) for path, leaf in _by_path(like).items()]
+        state: Tree = jax.tree.unflatten(jax.tree.structure(like), leaves)
         if int(_checksum(state)) != read.meta.pop("checksum"):
             raise OSError(errno.EIO, f"{self._folder / str(step)} does not hold what was written")
         return state, read.meta
@@ -86,6 +87,11 @@ class Checkpoints:
 def _by_path(tree: PyTree[Array]) -> dict[str, Array]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _saved(tree: PyTree[Array]) -> dict[str, Array]:
+    """The leaves by path, without empty ones, which orbax refuses."""
+    return {path: leaf for path, leaf in _by_path(tree).items() if leaf.size}
 
 
 @jax.jit
