@@ -3,8 +3,8 @@
 These are an image's mean colour, the training set's mean image, the nearest training image, the best linear prediction,
 and biharmonic inpainting (scikit-image).
 
-    python tests/benchmarks/inpainting.py ../shared/data/uoft-cs/cifar10 et-small-cifar10
-    python tests/benchmarks/inpainting.py ../shared/data/ylecun/mnist et-small-mnist
+    python tests/benchmarks/inpainting.py uoft-cs/cifar10 et-small-cifar10
+    python tests/benchmarks/inpainting.py ylecun/mnist et-small-mnist
 """
 
 import sys

@@ -3,7 +3,7 @@
 Of each image 0, 10, 30 and 50 % of the pixels become black or white, the same ones for both models. A ConvHAM of one
 sweep is a plain convolutional network with the same parameters.
 
-    python tests/benchmarks/robustness.py ../shared/data/ylecun/mnist conv-ham-mnist runs/plain/model
+    python tests/benchmarks/robustness.py ylecun/mnist conv-ham-mnist runs/plain/model
 """
 
 import sys

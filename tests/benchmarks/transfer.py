@@ -3,8 +3,8 @@
 Both have the same budget and are measured on the 10,000 test images. Each takes, of the learning rates listed, the one
 with the highest accuracy on a fifth of the 1,000 images, which is held out. With that rate it is trained again on all.
 
-    python tests/benchmarks/transfer.py ../shared/data/zalando-datasets/fashion_mnist dense-hopfield-mnist
-    python tests/benchmarks/transfer.py ../shared/data/zalando-datasets/fashion_mnist et-small-cifar10
+    python tests/benchmarks/transfer.py zalando-datasets/fashion_mnist dense-hopfield-mnist
+    python tests/benchmarks/transfer.py zalando-datasets/fashion_mnist et-small-cifar10
 """
 
 import dataclasses
