@@ -23,6 +23,7 @@ from ..pretrained import skeleton_of
 from ..statistics import Gaussian, centres_by_class, linear_prediction
 
 Numbers = TypeVar("Numbers", Array, np.ndarray)
+_NO_DIRECTIONS, _NO_OFFSETS = np.zeros((0, 0, 0)), np.zeros(0)
 Energy = Literal["polynomial", "exponential", "log-sum-exp", "epanechnikov", "planes"]
 
 
@@ -366,21 +367,21 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         self,
         config: DenseHopfieldConfig,
         rows: Sequence[Array],
-        along: Float[Array, "directions some dim"] | None = None,
-        offset: Float[Array, " some"] | None = None,
+        along: Float[ArrayLike, "directions some dim"] = _NO_DIRECTIONS,
+        offset: Float[ArrayLike, " some"] = _NO_OFFSETS,
     ) -> Self:
         """A model of these memories, in the present dtype, that keeps all else; a new layer takes the temperature of
         the pixels. Planes after the first, of which directions over the pixels and offsets are given, are points."""
         dtype, model = self._xi[0].dtype, skeleton_of(type(self), config)
-        model = eqx.tree_at(lambda model: model._xi, model, tuple(row.astype(dtype) for row in rows))
-        if isinstance(self._memory, PlaneSynapse):
-            shape = (config.directions, *rows[0].shape)
-            first = jnp.zeros(shape) if along is None else _padded(along, shape)
-            b = [first, *(jnp.zeros((0, *row.shape)) for row in rows[1:])]
-            given = jnp.zeros(0) if offset is None else offset
-            put = tuple(each.astype(dtype) for each in b), _padded(given, shape[1:2]).astype(dtype)
-            model = eqx.tree_at(lambda model: (model._memory.b, model._memory.offset), model, put)
+        memory = model._memory
+        if isinstance(memory, PlaneSynapse):
+            first, *others = (each.shape for each in memory.b)
+            b = [_padded(along, first), *map(jnp.zeros, others)]
+            memory = memory.store(*rows, along=b, offset=_padded(offset, first[1:2]))
         else:
+            memory = memory.store(*rows)
+        model = eqx.tree_at(lambda model: model._memory, model, memory)
+        if not isinstance(memory, PlaneSynapse):
             names = [name if name in self.config.layers else "pixels" for name in config.layers]
             places = list(config.layers)[: 1 if config.of_distances else None]
             betas = [self._beta_of(name) for name in names[: len(places)]]
@@ -388,7 +389,7 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         if self._subspace is not None:
             seen = [self._subspace.m, self._subspace.W]
             model = eqx.tree_at(lambda model: [model._subspace.m, model._subspace.W], model, seen)
-        kept: Self = model
+        kept: Self = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
         return kept
 
     @property
@@ -532,6 +533,6 @@ def _with_classes(
     return jnp.pad(spins, [(0, 0), (0, classes - spins.shape[1])], constant_values=-loudness)
 
 
-def _padded(given: Array, shape: tuple[int, ...]) -> Array:
+def _padded(given: ArrayLike, shape: tuple[int, ...]) -> Array:
     """An array that is 0 beyond what is given."""
-    return jnp.pad(given, [(0, size - had) for size, had in zip(shape, given.shape, strict=True)])
+    return jnp.pad(given, [(0, size - had) for size, had in zip(shape, np.shape(given), strict=True)])
