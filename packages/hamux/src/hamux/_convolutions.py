@@ -87,36 +87,49 @@ class Windows:
         return tuple((p - e) // s + 1 for p, e, s in zip(padded, self.extent, self.strides, strict=True))
 
     def cut(self, g: Float[Array, "*sizes channels"]) -> Float[Array, "*counts taps channels"]:
-        """Returns the windows of a layer, 0 where they reach beyond it."""
+        """Returns the windows of a layer, 0 where they reach beyond it, their taps in the order of `arranged`."""
         *places, channels = g.shape
-        counts, pads = self.counts(places), self.pads(places)
-        padded = jnp.pad(g, [*pads, (0, 0)])
-        steps = zip(counts, self.strides, self.shape, strict=True)
-        if self.shape == self.extent and all(count == 1 or stride == side for count, stride, side in steps):
-            # They lie side by side: nothing is copied tap by tap.
-            whole = padded[tuple(slice(count * side) for count, side in zip(counts, self.shape, strict=True))]
-            axes = len(counts)
-            sides = whole.reshape(*itertools.chain(*zip(counts, self.shape, strict=True)), channels)
-            order = (*range(0, 2 * axes, 2), *range(1, 2 * axes, 2), 2 * axes)
-            return sides.transpose(order).reshape(*counts, -1, channels)
-        last = [(count - 1) * stride + 1 for count, stride in zip(counts, self.strides, strict=True)]
+        counts, blocks = self.counts(places), self._blocks(places)
+        steps = [stride // block or 1 for stride, block in zip(self.strides, blocks, strict=True)]
+        per_window = [side // block for side, block in zip(self.shape, blocks, strict=True)]
+        last = [(count - 1) * step + 1 for count, step in zip(counts, steps, strict=True)]
+        needed = [n + (taps - 1) * apart for n, taps, apart in zip(last, per_window, self.dilation, strict=True)]
+        padded = jnp.pad(g, [*self.pads(places), (0, 0)])
+        whole = padded[tuple(slice(n * block) for n, block in zip(needed, blocks, strict=True))]
+        # Space to depth: the pixels of a block are beside one another, and its windows are slices without a stride.
+        deep = _blocks_first(whole, [*zip(needed, blocks, strict=True)]).reshape(*needed, -1, channels)
         taps = []
-        for tap in itertools.product(*map(range, self.shape)):
-            start = [i * step for i, step in zip(tap, self.dilation, strict=True)]
-            end = [a + b for a, b in zip(start, last, strict=True)]
-            taps.append(jax.lax.slice(padded, (*start, 0), (*end, channels), (*self.strides, 1)))
-        return jnp.stack(taps, axis=-2)
+        for tap in itertools.product(*map(range, per_window)):
+            start = [i * apart for i, apart in zip(tap, self.dilation, strict=True)]
+            end = [i + n for i, n in zip(start, last, strict=True)]
+            taps.append(jax.lax.slice(deep, (*start, 0, 0), (*end, *deep.shape[-2:]), (*steps, 1, 1)))
+        return jnp.concatenate(taps, axis=-2)
+
+    def arranged(self, filters: Float[Array, "*window n"], sizes: Sequence[int]) -> Float[Array, "taps n"]:
+        """Returns the taps of filters in the order in which `cut` returns those of a layer of `sizes`."""
+        blocks = self._blocks(sizes)
+        pairs = [(side // block, block) for side, block in zip(self.shape, blocks, strict=True)]
+        return _blocks_first(filters, pairs).reshape(-1, filters.shape[-1])
+
+    def _blocks(self, sizes: Sequence[int]) -> list[int]:
+        """The sides of blocks of which windows, and the distances between them, are made."""
+        counts = self.counts(sizes)
+        fit = [
+            side if count == 1 else stride for side, count, stride in zip(self.shape, counts, self.strides, strict=True)
+        ]
+        whole = all(side % block == 0 for side, block in zip(self.shape, fit, strict=True))
+        return fit if whole and self.shape == self.extent else [1] * len(fit)
 
     def inside(self, sizes: Sequence[int]) -> Bool[Array, "*counts taps 1"]:
         """Returns which taps lie in the layer."""
-        counts, axes = self.counts(sizes), len(sizes)
-        inside = jnp.ones((1,) * 2 * axes, bool)
-        for axis, (before, _) in enumerate(self.pads(sizes)):
-            starts = self.strides[axis] * np.arange(counts[axis])[:, None] - before
-            places = starts + self.dilation[axis] * np.arange(self.shape[axis])
-            others = [other for other in range(2 * axes) if other not in (axis, axis + axes)]
-            inside = inside & np.expand_dims((places >= 0) & (places < sizes[axis]), others)
-        return inside.reshape(*counts, -1, 1)
+        return self.cut(jnp.ones((*sizes, 1))) > 0
+
+
+def _blocks_first(layer: Float[Array, "*sizes n"], pairs: Sequence[tuple[int, int]]) -> Array:
+    """Cuts each axis into (blocks, places in a block) and returns all blocks' axes before those of the places."""
+    axes = len(pairs)
+    order = (*range(0, 2 * axes, 2), *range(1, 2 * axes, 2), 2 * axes)
+    return layer.reshape(*itertools.chain(*pairs), layer.shape[-1]).transpose(order)
 
 
 class ConvSynapse(Module):
@@ -168,22 +181,23 @@ class ConvSynapse(Module):
             raise ValueError(f"ConvSynapse makes {expected} of g1 {g1.shape}, got g2 of shape {g2.shape}")
         # This order keeps the patches for both gradients; Σ g2 · (patches @ filters) would cut them out twice.
         outputs = rearrange(g2, "... (group o) -> group ... o", group=self.groups)
-        energy = -jnp.sum(widened(patches) * _product(outputs, self._filters().swapaxes(-1, -2)))
+        energy = -jnp.sum(widened(patches) * _product(outputs, self._filters(g1).swapaxes(-1, -2)))
         if self.b is None:
             return energy
         return energy - jnp.sum(widened(g2).reshape(-1, len(self.b)).sum(0) * widened(self.b))
 
     def of(self, g1: Float[Array, "*sizes channels_in"]) -> Float[Array, "*counts channels_out"]:
         """Returns W ⋆ g1 + b."""
-        outputs = rearrange(_product(self._patches(g1), self._filters()), "group ... o -> ... (group o)")
+        outputs = rearrange(_product(self._patches(g1), self._filters(g1)), "group ... o -> ... (group o)")
         return outputs if self.b is None else outputs + jnp.broadcast_to(widened(self.b), outputs.shape)
 
     def _patches(self, g: Float[Array, "*sizes channels_in"]) -> Float[Array, "groups *counts patch"]:
         _check_layer(self, g, self.W.shape[1] * self.groups)
         return rearrange(self.windows.cut(g), "... tap (group i) -> group ... (tap i)", group=self.groups)
 
-    def _filters(self) -> Float[Array, "groups patch channels_out_a_group"]:
-        return rearrange(self.W, "(group o) i ... -> group (... i) o", group=self.groups)
+    def _filters(self, g: Float[Array, "*sizes channels_in"]) -> Float[Array, "groups patch channels_out_a_group"]:
+        taps = self.windows.arranged(rearrange(self.W, "o i ... -> ... (i o)"), g.shape[:-1])
+        return rearrange(taps, "tap (i group o) -> group (tap i) o", group=self.groups, i=self.W.shape[1])
 
 
 class ConvHopfieldSynapse(Module):
