@@ -36,7 +36,6 @@ class Ring(Memory):
     """
 
     model_type: ClassVar[str] = "ring"
-    learning_rate: ClassVar[float] = 0.03
     config: RingConfig = eqx.field(static=True)
     ham: hamux.HAM
 
@@ -66,6 +65,10 @@ class Ring(Memory):
 
     def decode(self, xs: States) -> Float[Array, "..."]:
         return xs["image"].reshape(self.config.shape)
+
+    @property
+    def optimizer(self) -> tuple[str, float]:
+        return "adamw", 0.03
 
     def dynamics(self) -> Dynamics:
         return Dynamics(method=hamux.GaussSeidel(["left", "right", "image"]), steps=self.config.sweeps)

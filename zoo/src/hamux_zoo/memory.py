@@ -11,7 +11,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -99,11 +99,8 @@ class Recalled(eqx.Module):
 class Memory(Pretrained):
     """A trained associative memory: a config, a HAM, and the ways from an image to its states and back.
 
-    All methods take one example; use `jax.vmap` for a batch. `optimizer` and `learning_rate` suit the architecture.
+    All methods take one example; use `jax.vmap` for a batch.
     """
-
-    optimizer: ClassVar[str] = "adamw"
-    learning_rate: ClassVar[float] = 1e-3
 
     @abstractmethod
     def start(
@@ -134,6 +131,11 @@ class Memory(Pretrained):
     def dynamics(self) -> Dynamics:
         """Returns how this memory descends by default: with `hamux.Certified()`, to a fixed point."""
         return Dynamics()
+
+    @property
+    def optimizer(self) -> tuple[str, float]:
+        """The optimiser that suits the memory, one of those of a `Recipe`, and its highest learning rate."""
+        return "adamw", 1e-3
 
     def hide(self, key: PRNGKeyArray) -> Bool[Array, "height width channels"]:
         """Draws a mask of known pixels for training."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -135,14 +136,14 @@ class _Planes(Module):
 
 
 class SubspaceSynapse(Readied):
-    """E = ½‖(I − WᵀW)(g − m)‖² + E_synapse(W(g − m), …): a synapse that sees one layer through a few components.
+    """E = ½‖(I − AᵀA)(g − m)‖² + E_synapse(A(g − m), …): a synapse that sees one layer through a few components.
 
-    The rows of `W`, `(components, dim)`, are the components, and `m` is the mean; with principal components and the
-    mean of the data the synapse sees most of what varies, and little of the noise. Whatever of g lies outside of their
-    span is pulled to the mean. `synapse` gets W(g − m) in place of g, and the g's of the other layers as they are. The
-    energy contains the layer's own ½‖g‖² where that of the synapse does: join it to layers of `leak=0`. Let the synapse
-    have curvature c. That of the whole is max(1, c) for orthonormal rows, and for others follows from the eigenvalues s
-    of WWᵀ as the largest of (1 − s)² + cs, and 1.
+    The rows of A, `(components, dim)`, are orthonormal: they are those of `W` after Gram–Schmidt, so that training `W`
+    turns the components and does not stretch them. `m` is the mean. With principal components and the mean of the data
+    the synapse sees most of what varies, and little of the noise. Whatever of g lies outside of the span of A is pulled
+    to the mean. `synapse` gets A(g − m) in place of g, and the g's of the other layers as they are. The energy contains
+    the layer's own ½‖g‖² where that of the synapse does: join it to layers of `leak=0`. Its curvature is that of
+    `synapse`, or 1 if that is less. If the rows of `W` are linearly dependent, the energy is NaN.
 
     **Raises** ValueError for `components` that are not from 1 to `dim`.
     """
@@ -161,31 +162,48 @@ class SubspaceSynapse(Readied):
     @property
     def curvature(self) -> Number:
         inner = constant(self.synapse, "curvature")
-        if inner == math.inf:
-            return math.inf
-        s = jnp.linalg.eigvalsh(widened(self.W @ self.W.T))
-        return jnp.maximum(1.0, jnp.max((1 - s) ** 2 + inner * s))
+        return math.inf if inner == math.inf else jnp.maximum(1.0, inner)
 
-    def ready(self) -> Self:
-        """Returns the same energy with its synapse ready."""
-        ready: Self = eqx.tree_at(lambda synapse: synapse.synapse, self, ready_synapse(self.synapse))
-        return ready
+    def ready(self) -> "_Subspace":
+        """Returns the same energy with A made, and with its synapse ready."""
+        return self._with(ready_synapse(self.synapse))
+
+    def __call__(self, g: Float[Array, "... dim"], *gs: Float[Array, "..."]) -> Float[Array, ""]:
+        return self._with(self.synapse)(g, *gs)
+
+    def seen(self, g: Float[Array, "... dim"]) -> Float[Array, "... components"]:
+        """Returns A(g − m)."""
+        return self._with(self.synapse).seen(g)
+
+    def shown(self, seen: Float[Array, "... components"]) -> Float[Array, "... dim"]:
+        """Returns m + Aᵀ·seen, the g that shows these components."""
+        subspace = self._with(self.synapse)
+        shown: Array = widened(seen) @ subspace.A
+        return shown + jnp.broadcast_to(subspace.m, shown.shape)
+
+    def _with(self, synapse: Callable[..., Array]) -> "_Subspace":
+        W = widened(self.W)
+        # Gram–Schmidt as A = L⁻¹W with WWᵀ = LLᵀ: rows that are orthonormal stay as they are.
+        A = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(W @ W.T), W, lower=True)
+        return _Subspace(A, widened(self.m), synapse)
+
+
+class _Subspace(Module):
+    """The energy of a `SubspaceSynapse` whose components are orthonormal."""
+
+    A: Float[Array, "components dim"]
+    m: Float[Array, " dim"]
+    synapse: Callable[..., Float[Array, ""]]
 
     def __call__(self, g: Float[Array, "... dim"], *gs: Float[Array, "..."]) -> Float[Array, ""]:
         seen = self.seen(g)
-        outside = widened(g) - jnp.broadcast_to(widened(self.m), g.shape) - seen @ widened(self.W)
+        outside = widened(g) - jnp.broadcast_to(self.m, g.shape) - seen @ self.A
         return 0.5 * jnp.sum(outside**2) + self.synapse(seen, *gs)
 
     def seen(self, g: Float[Array, "... dim"]) -> Float[Array, "... components"]:
-        """Returns W(g − m)."""
         if not g.ndim or g.shape[-1] != len(self.m):
             raise ValueError(f"SubspaceSynapse got g of shape {g.shape}; its last axis must be {len(self.m)}")
-        return product(widened(g) - jnp.broadcast_to(widened(self.m), g.shape), widened(self.W))
-
-    def shown(self, seen: Float[Array, "... components"]) -> Float[Array, "... dim"]:
-        """Returns m + Wᵀ·seen, the g that shows these components."""
-        shown: Array = widened(seen) @ widened(self.W)
-        return shown + jnp.broadcast_to(widened(self.m), shown.shape)
+        return product(widened(g) - jnp.broadcast_to(self.m, g.shape), self.A)
 
 
 def _foot(

@@ -144,8 +144,6 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
     """
 
     model_type: ClassVar[str] = "conv-ham"
-    optimizer: ClassVar[str] = "muon"
-    learning_rate: ClassVar[float] = 0.02
     config: ConvHAMConfig = eqx.field(static=True)
     ham: hamux.HAM
 
@@ -215,6 +213,10 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
         label = self._lagrangian("label")
         assert label.beta is not None
         return label.gain * (label.beta * xs["label"])
+
+    @property
+    def optimizer(self) -> tuple[str, float]:
+        return "muon", 0.02
 
     def dynamics(self) -> Dynamics:
         """A recall takes `steps` sweeps, each down from the label and up again."""

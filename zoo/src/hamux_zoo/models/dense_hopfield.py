@@ -144,8 +144,6 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
     """
 
     model_type: ClassVar[str] = "dense-hopfield"
-    optimizer: ClassVar[str] = "muon"
-    learning_rate: ClassVar[float] = 1.0
     config: DenseHopfieldConfig = eqx.field(static=True)
     ham: hamux.HAM
 
@@ -201,6 +199,10 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         if self.config.energy == "planes":
             return jnp.log(jnp.maximum((xs["label"] / self.config.loudness + 1) / 2, 1e-4))
         return 2 * self._beta_of("label") * xs["label"]
+
+    @property
+    def optimizer(self) -> tuple[str, float]:
+        return ("adamw", 2e-3) if self.config.energy == "planes" else ("muon", 1.0)
 
     def dynamics(self) -> Dynamics:
         return Dynamics(rehearsal=Rehearsal(steps=3, warmup=5 if self.config.energy == "planes" else 10, judged=3))

@@ -122,8 +122,6 @@ class EnergyTransformer(Classifier, Featured, Attributed):
 
     model_type: ClassVar[str] = "energy-transformer"
     published: ClassVar[Mapping[str, Layout]] = {"et-imagenet": _IMAGENET}
-    optimizer: ClassVar[str] = "muon"
-    learning_rate: ClassVar[float] = 0.02
     config: EnergyTransformerConfig = eqx.field(static=True)
     encoder: eqx.nn.Linear
     decoder: eqx.nn.Linear
@@ -189,6 +187,10 @@ class EnergyTransformer(Classifier, Featured, Attributed):
             return None
         g = self.ham.activations(xs)["tokens"]
         return self.classifier(g[0] if self.config.pool == "cls" else jnp.mean(g[1:], axis=0))
+
+    @property
+    def optimizer(self) -> tuple[str, float]:
+        return "muon", 0.02
 
     def dynamics(self) -> Dynamics:
         step = hamux.Explicit(self.config.alpha)

@@ -29,10 +29,11 @@ def recalls(model: Memory, samples: Images) -> Iterator[tuple[tuple[str, ...], R
     """Recalls all samples from each kind of damage.
 
     Yields the cells of a table with `COLUMNS`, of averages over all samples and the median of the steps, and the recall
-    of one sample: the first kind shows the first one, and so on.
+    of one sample, which is drawn at random by the seed 0.
     """
     pictures, labels = np.asarray(samples.images), samples.labels
-    for i, (damage, cues, known) in enumerate(_damaged(model, pictures)):
+    drawn = np.random.default_rng(0).permutation(len(pictures))
+    for i, (damage, cues, known) in zip(drawn, _damaged(model, pictures), strict=False):
         found = recalled(model, from_pictures(cues, model.config), known, energies=True)
         watched = model.recall(from_pictures(cues[i], model.config), None if known is None else known[i], path=True)
         assert found.energies is not None

@@ -129,7 +129,7 @@ class Row(NamedTuple):
     energies: Float[np.ndarray, " steps_plus_1"]
 
 
-def recall_strip(rows: Sequence[Row], shown: Sequence[int] = (1, 2, 4), result: bool = True) -> Figure:
+def recall_strip(rows: Sequence[Row], shown: Sequence[int] = (1, 2, 4, 8, 16), result: bool = True) -> Figure:
     """Draws a row for each recall: original, corrupted, the steps `shown`, and the `result`; below, all energies."""
     titles = ["original", "corrupted", *(f"step {step}" for step in shown)] + (["result"] if result else [])
     figure = plt.figure(figsize=(1.3 * len(titles), 1.35 * len(rows) + 2.2), layout="constrained")

@@ -111,7 +111,8 @@ class Recipe:
         """Returns the recipe with what None and `overfit_one_batch` stand for filled in."""
         optimizer, rate = self.optimizer, self.learning_rate
         if optimizer is None:
-            optimizer, rate = model.optimizer, model.learning_rate if rate is None else rate
+            optimizer, suiting = model.optimizer
+            rate = suiting if rate is None else rate
         elif isinstance(optimizer, str) and rate is None:
             rate = OPTIMIZERS[optimizer][1]
         return dataclasses.replace(
