@@ -37,7 +37,7 @@ model = from_pretrained("dense-hopfield-mnist")
 digits, _ = load_samples("mnist")
 known = np.broadcast_to((np.arange(28) < 14).reshape(-1, 1, 1), (28, 28, 1))
 clamp = {"pixels": known.ravel()}
-starts = jax.vmap(model.encode)(np.where(known, digits, 0.5).astype(np.float32))
+starts = jax.vmap(lambda digit: model.start(digit, known)[0])(np.where(known, digits, 0.5).astype(np.float32))
 
 
 class Tally:
@@ -52,7 +52,7 @@ class Counted(eqx.Module):
 
     synapse: Callable
     tally: Tally = eqx.field(static=True)
-    curvature: float = eqx.field(static=True, default=0.0)
+    curvature: float = eqx.field(static=True, default=1.0)
 
     def __call__(self, *gs):
         jax.debug.callback(self.tally.add)
@@ -61,7 +61,7 @@ class Counted(eqx.Module):
 
 def evaluations() -> dict[str, dict[str, float]]:
     tally = Tally()
-    counted = Counted(model.ham.synapses["memory"], tally)
+    counted = Counted(model.ham.ready().synapses["memory"], tally)
     ham = eqx.tree_at(lambda ham: ham.synapses["memory"], model.ham, counted)
     figures = {}
     for name, method in METHODS.items():

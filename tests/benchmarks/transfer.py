@@ -24,8 +24,8 @@ BOTH = {"classify": 1.0, "reconstruct": 10.0}
 # For each model: learning rates, its recipe, and fields of the config for both sides.
 MODELS: dict[str, tuple[tuple[float, ...], Recipe, dict[str, object]]] = {
     "dense-hopfield-mnist": (
-        (0.1, 0.3, 1.0),
-        dataclasses.replace(BUDGET, task=BOTH, trainable="ham.synapses"),
+        (0.001, 0.003, 0.01),
+        dataclasses.replace(BUDGET, task=BOTH),
         {},
     ),
     "et-small-cifar10": ((0.003, 0.01, 0.03), BUDGET, {"steps": 4, "alpha": 0.3, "pool": "mean"}),

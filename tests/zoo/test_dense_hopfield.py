@@ -336,6 +336,29 @@ def test_planes_recall_what_they_are_prepared_for_and_never_rise():
     assert np.mean((free.x - images[:20]) ** 2) < 0.7 * np.mean((noisy - images[:20]) ** 2)
 
 
+def test_what_is_not_known_begins_around_the_mean():
+    model, images, _ = of_planes()
+    known, grey = np.arange(36) < 18, jnp.full((6, 6, 1), 0.5)
+    xs, _ = model.start(jnp.where(known.reshape(6, 6, 1), images[0], grey), jnp.asarray(known.reshape(6, 6, 1)))
+    np.testing.assert_allclose(xs["pixels"][known], (2 * images[0].ravel() - 1)[known], atol=1e-12)
+    np.testing.assert_allclose(xs["pixels"][~known], model.ham.synapses["memory"].m[~known], atol=1e-12)
+
+
+@pytest.mark.parametrize("label", [None, 0, 1])
+def test_generation_begins_around_memories_of_the_label(label):
+    model, _, _ = of_planes()
+    grey, nothing = jnp.full((6, 6, 1), 0.5), jnp.zeros((6, 6, 1), bool)
+    begin = jax.jit(lambda key: model.start(grey, nothing, label=label, key=key)[0]["pixels"])
+    memories = 2 * np.asarray(model.memories()).reshape(24, 36) - 1
+    gaps = np.stack([np.abs(memories - np.asarray(begin(key))).max(axis=1) for key in jr.split(jr.key(0), 60)])
+    assert gaps.min(axis=1).max() < 1e-9
+    drawn = gaps.argmin(axis=1)
+    assert len(set(drawn)) > 5
+    np.testing.assert_array_equal(model.ham.synapses["memory"].synapse.offset[drawn], 0)
+    if label is not None:
+        np.testing.assert_array_equal(np.argmax(model.head(), axis=-1)[drawn], label)
+
+
 def test_what_planes_store_remember_and_forget_keeps_components_and_directions():
     model, images, labels = of_planes()
     along = np.asarray(model.ham.synapses["memory"].synapse.b[0])

@@ -170,15 +170,33 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         label: Int[Array, ""] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[States, Clamp]:
+        """Returns the states that show `x`, with labels at rest unless one is given.
+
+        With `components`, unknown pixels begin around the mean. If nothing is known, an energy of distances with a
+        `key` begins around a memory, drawn among those of the label.
+        """
         config, dtype = self.config, self._xi[0].dtype
         wide = dtype if dtype.itemsize >= 4 else jnp.float32
-        spins = {"pixels": _spins(jnp.ravel(x).astype(wide), config)}
-        clamp: Clamp = {} if known is None else {"pixels": jnp.ravel(known)}
+        spins, clamp = {"pixels": _spins(jnp.ravel(x).astype(wide), config)}, Clamp()
         if label is not None:
             spins["label"] = config.loudness * _one_hot_spins(label, config.classes).astype(wide)
             clamp["label"] = True
+        if known is not None:
+            clamp["pixels"] = held = jnp.ravel(known)
+            around = jnp.zeros(config.pixels) if self._subspace is None else self._subspace.m
+            if key is not None and config.of_distances:
+                drawn = self._shown(self._xi[0][self._drawn(key, spins.get("label"))])
+                around = jnp.where(jnp.any(held), around, drawn)
+            spins["pixels"] += jnp.where(held, 0, around.astype(wide))
         rest = {name: state.astype(dtype) for name, state in self.ham.init_states().items()}
         return rest | {name: self._state_of(name, spin).astype(dtype) for name, spin in spins.items()}, clamp
+
+    def _drawn(self, key: PRNGKeyArray, label: Float[Array, " classes"] | None) -> Int[Array, ""]:
+        """A memory, drawn by how near its label is, and by its offset."""
+        logits = -(self._planes[1] ** 2)
+        if label is not None:
+            logits -= jnp.sum((self._xi[1] - label.astype(logits.dtype)[None]) ** 2, axis=-1)
+        return jr.categorical(key, logits)
 
     def _state_of(self, layer: str, spins: Float[Array, " dim"]) -> Float[Array, " dim"]:
         """The state that shows `spins`; a saturated tanh neuron shows ±0.9999, since half precision rounds it to 1."""
@@ -205,7 +223,9 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         return ("adamw", 2e-3) if self.config.energy == "planes" else ("muon", 1.0)
 
     def dynamics(self) -> Dynamics:
-        return Dynamics(rehearsal=Rehearsal(steps=3, warmup=5 if self.config.energy == "planes" else 10, judged=3))
+        # A step of planes is nearly all of the way, and so is its gradient.
+        near = self.config.energy == "planes"
+        return Dynamics(rehearsal=Rehearsal(1, warmup=4) if near else Rehearsal(3, warmup=10, judged=3))
 
     def classify(self, x: ArrayLike) -> Float[Array, " classes"]:
         """Returns −β times the synapse's energy of `x` together with each label; the largest is the class.
@@ -230,8 +250,7 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
 
     def memories(self, which: slice = slice(None)) -> Float[Array, "memories ..."]:
         """Returns some of the stored patterns, in [low, high] if they were stored, anywhere if they were learned."""
-        rows = self._xi[0][which]
-        return self._as_patterns(rows if self._subspace is None else self._subspace.shown(rows))
+        return self._as_patterns(self._shown(self._xi[0][which]))
 
     @property
     def beta(self) -> Float[Array, ""] | None:
@@ -420,6 +439,10 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
     def _seen(self, pixels: Float[Array, " pixels"]) -> Float[Array, " dim"]:
         """What the memories see of the pixels."""
         return pixels if self._subspace is None else self._subspace.seen(pixels)
+
+    def _shown(self, seen: Float[Array, "... dim"]) -> Float[Array, "... pixels"]:
+        """The pixels of which the memories see this."""
+        return seen if self._subspace is None else self._subspace.shown(seen)
 
     def _beta_of(self, layer: str) -> Float[Array, ""]:
         if isinstance(self._memory, KernelSynapse):
