@@ -203,11 +203,11 @@ def test_a_port_that_is_taken_is_said():
 
 @pytest.mark.slow
 def test_twenty_sessions_at_once(page, tmp_path):
-    """Each begins, recalls one of four pictures and opens the memories, three times, and can read what it gets."""
+    """Each begins, recalls one of four pictures and opens the memories, twice, and can read what it gets."""
 
     def session(number):
         client, name = Client(page, download_files=tmp_path / f"{number}", verbose=False), "dense-hopfield-mnist"
-        for _ in range(3):
+        for _ in range(2):
             picture = client.predict(name, 1 + number % 4, api_name="/_begin")[0]["value"]["background"]
             given = {"background": handle_file(picture), "layers": [], "composite": None}
             *_, (_, _, said) = client.submit(name, given, "the lower half", 5, app._FREE, 0, 0, api_name="/_recall")
