@@ -226,7 +226,7 @@ def train(
     training: _Training,
     config: Fields = None,
 ) -> None:
-    """Train a model from random weights. The same command continues a run that was stopped."""
+    """Train a new model. The same command continues a run that was stopped."""
     arguments = training.arguments()
     from .models import model_classes
     from .training import train

@@ -334,8 +334,10 @@ class Generator(Memory):
         return super().tasks | ({"generate"} if self.config.classes else set())
 
     def generate(self, label: int | Int[ArrayLike, ""], *, key: PRNGKeyArray) -> Recalled:
-        """Returns `recall(None, label=label, key=key)`: from random pixels to an image of the class. **Raises** as
-        it."""
+        """Returns `recall(None, label=label, key=key)`: from a random start to an image of the class.
+
+        **Raises** as `recall`.
+        """
         return self.recall(None, label=label, key=key)
 
 
