@@ -231,7 +231,7 @@ def ended():
         ),
         (
             ["finetune", "dense-hopfield-mnist", "--data", CLOTHES, "--out", "o", "--set", "memories=3"],
-            "ham.synapses.memory.xi.0 (2000, 784) instead of (3, 784)",
+            "ham.synapses.memory.synapse.xi.0 (3600, 100) instead of (3, 100)",
         ),
     ],
 )
