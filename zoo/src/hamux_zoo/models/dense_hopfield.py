@@ -223,9 +223,9 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         return ("adamw", 2e-3) if self.config.energy == "planes" else ("muon", 1.0)
 
     def dynamics(self) -> Dynamics:
-        # A step of planes is nearly all of the way, and so is its gradient.
-        near = self.config.energy == "planes"
-        return Dynamics(rehearsal=Rehearsal(1, warmup=4) if near else Rehearsal(3, warmup=10, judged=3))
+        if self.config.energy == "planes":  # one step goes most of the way, so its gradient says most
+            return Dynamics(rehearsal=Rehearsal(1, warmup=4))
+        return Dynamics(rehearsal=Rehearsal(3, warmup=10, judged=3))
 
     def classify(self, x: ArrayLike) -> Float[Array, " classes"]:
         """Returns −β times the synapse's energy of `x` together with each label; the largest is the class.

@@ -130,7 +130,12 @@ class Row(NamedTuple):
 
 
 def recall_strip(rows: Sequence[Row], shown: Sequence[int] = (1, 2, 4, 8, 16), result: bool = True) -> Figure:
-    """Draws a row for each recall: original, corrupted, the steps `shown`, and the `result`; below, all energies."""
+    """Draws a row for each recall: original, corrupted, the steps `shown`, and the `result`; below, all energies.
+
+    With the result, steps that no recall takes are left out.
+    """
+    if result:
+        shown = [step for step in shown if step < max(len(row.trajectory) for row in rows)]
     titles = ["original", "corrupted", *(f"step {step}" for step in shown)] + (["result"] if result else [])
     figure = plt.figure(figsize=(1.3 * len(titles), 1.35 * len(rows) + 2.2), layout="constrained")
     grid = figure.add_gridspec(len(rows) + 1, len(titles), height_ratios=[*[1.0] * len(rows), 1.5])

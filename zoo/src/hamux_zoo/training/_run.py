@@ -12,7 +12,6 @@ import numpy as np
 
 from ..data import Loader
 from ..memory import Memory
-from ..progress import TIMINGS
 from ._checkpoints import Checkpoints
 from ._devices import lead
 from ._log import Line, Log, tracker
@@ -110,17 +109,17 @@ class Run:
         return self.path / "model"
 
     def _write(self, model: Memory, name: str) -> None:
-        measured = {key: value for key, value in self._log.lines()[-1].items() if key not in TIMINGS}
+        validated = {key: value for key, value in self._log.lines()[-1].items() if key.startswith("validation_")}
         base = {"base model": self._base_model} if self._base_model else {}
         folder, picture = self.path / name, self.path / "samples.png"
         card = model.card(
             self.path.name,
-            {"Recipe": base | self._identity, "Measured on images held out": measured},
+            {"Recipe": base | self._identity} | ({"Measured on images held out": validated} if validated else {}),
             path=str(folder),
             picture=picture.name if picture.is_file() else None,
             datasets=[self._dataset] if self._dataset else [],
             base_model=self._base_model,
-            metrics={key: value for key, value in measured.items() if key.startswith("validation_")},
+            metrics=validated,
         )
         model.save_pretrained(folder, card=card)
         if picture.is_file():
