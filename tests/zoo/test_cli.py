@@ -207,6 +207,7 @@ def ended():
         (["finetune", "dense-hopfield-mnist", "--data", ".", "--out", "o"], '"." holds no images and no data set'),
         (["finetune", "dense-hopfield-mnist", "--data", CLOTHES, "--out", "o", "--task", "classify=x"], "the weight"),
         (["finetune", "dense-hopfield-mnist", "--data", CLOTHES, "--out", "."], "is not empty and holds no run"),
+        (["finetune", "dense-hopfield-mnist", "--data", CLOTHES, "--out", "a-file"], "a-file is a file; a run takes a"),
         (
             ["train", "dense-hopfield", "--data", CLOTHES, "--out", "o", "--set", "memories"],
             '--set is "memories"; expected NAME=VALUE',

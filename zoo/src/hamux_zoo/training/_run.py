@@ -135,6 +135,8 @@ class Run:
             raise OSError(error.errno or errno.EIO, problem) from error
 
     def _claim(self, resume: bool, overwrite: bool, needed: int) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; a run takes a folder")
         self.path.mkdir(parents=True, exist_ok=True)
         own = self.path / "run.json"
         if overwrite:
