@@ -1,4 +1,4 @@
-"""The training loop on the recipe of `dense-hopfield-mnist`, on 60,000 images (the samples, repeated).
+"""The training loop on the recipe of `polynomial.py`, on 60,000 images (the samples, repeated).
 
 - Images a second, and the share of a step's time spent waiting for data. Goal: under 5 %.
 - The cost of a checkpoint, written, read back and compared, beside a 10-minute run, which keeps ten. Goal: under 3 %.

@@ -354,7 +354,11 @@ def app_command(
         from .show.app import make_app
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}; the page needs the extra: pip install 'hamux-zoo[app]'") from None
-    make_app(*names or ()).launch(server_name=host, server_port=port, show_error=True, footer_links=[])
+    page = make_app(*names or ())
+    try:
+        page.launch(server_name=host, server_port=port, show_error=True, footer_links=[])
+    except OSError:
+        raise OSError(f"nothing can be served at {host}, port {port}; give another `port` or `host`") from None
 
 
 def _tasks(texts: list[str] | None) -> str | dict[str, float]:

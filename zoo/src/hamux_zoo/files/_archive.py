@@ -21,8 +21,8 @@ def read_archive(path: str | Path, layout: Layout) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except Exception as error:  # a broken archive makes NumPy and its zip reader raise anything
-        raise ValueError(f"{path} is not an archive of numpy arrays (.npz): {error}") from None
+    except Exception:  # a broken archive makes NumPy and its zip reader raise anything
+        raise ValueError(f"{path} is not an archive of numpy arrays (.npz), or holds pickled objects") from None
     if arrays.keys() != layout.keys():
         missing, extra = sorted(layout.keys() - arrays.keys()), sorted(arrays.keys() - layout.keys())
         raise ValueError(f"{path} does not hold the authors' checkpoint: missing keys {missing}, extra keys {extra}")
