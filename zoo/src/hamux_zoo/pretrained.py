@@ -134,22 +134,8 @@ class Pretrained(hamux.Module):
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
         """Returns the memory that `save_pretrained` wrote to a folder. **Raises** as `from_pretrained`."""
-        skeleton, tensors = cls._read(folder)
+        skeleton, tensors = _read(cls, folder)
         return filled(skeleton, dict(tensors))
-
-    @classmethod
-    def _read(cls, folder: Path) -> tuple[Self, Iterator[tuple[str, np.ndarray]]]:
-        """The structure of the memory in a folder, and its parameters, which are read one by one."""
-        path, saved = folder / CONFIG, read_config(folder)
-        if saved["model_type"] != cls.model_type:
-            raise ValueError(f"{path}: model_type is {saved['model_type']!r}, {cls.__name__} is {cls.model_type!r}")
-        config = make_config(config_of(cls), saved["config"], path)
-        try:
-            skeleton = skeleton_of(cls, config)
-        except Exception as error:  # numbers out of all proportion make jax raise all sorts of errors
-            raise ValueError(f"{path}: no {cls.__name__} can be made of this config: {error}") from None
-        shapes = {name: leaf.shape for name, leaf in named_leaves(skeleton).items()}
-        return skeleton, read_tensors(folder, saved["sha256"], shapes)
 
     @classmethod
     def from_published(cls, name: str, path: str | Path) -> Self:
@@ -170,7 +156,7 @@ class Pretrained(hamux.Module):
         """
 
         def check(written: Path) -> None:
-            skeleton, tensors = self._read(written)
+            skeleton, tensors = _read(type(self), written)
             deque(tensors, maxlen=0)
             if skeleton.config != self.config:
                 raise ValueError(f"{self.config} would come back as {skeleton.config}")
@@ -219,6 +205,20 @@ class Pretrained(hamux.Module):
 
 
 AnyPretrained = typing.TypeVar("AnyPretrained", bound=Pretrained)
+
+
+def _read(kind: type[AnyPretrained], folder: Path) -> tuple[AnyPretrained, Iterator[tuple[str, np.ndarray]]]:
+    """The structure of the memory in a folder, and its parameters, which are read one by one."""
+    path, saved = folder / CONFIG, read_config(folder)
+    if saved["model_type"] != kind.model_type:
+        raise ValueError(f"{path}: model_type is {saved['model_type']!r}, {kind.__name__} is {kind.model_type!r}")
+    config = make_config(config_of(kind), saved["config"], path)
+    try:
+        skeleton = skeleton_of(kind, config)
+    except Exception as error:  # numbers out of all proportion make jax raise all sorts of errors
+        raise ValueError(f"{path}: no {kind.__name__} can be made of this config: {error}") from None
+    shapes = {name: leaf.shape for name, leaf in named_leaves(skeleton).items()}
+    return skeleton, read_tensors(folder, saved["sha256"], shapes)
 
 
 def skeleton_of(kind: type[AnyPretrained], config: Config) -> AnyPretrained:
