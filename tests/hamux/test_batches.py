@@ -1,5 +1,6 @@
 """Batches that are empty, and batches that are spread over a mesh of two devices."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -66,5 +67,7 @@ def test_empty_batches(method):
     xs = {"a": jnp.zeros((0, 4)), "b": jnp.zeros((0, 3))}
     together = hamux.relax(ham.vectorize(), xs, method=method, throw=True)
     assert together.energies.shape == (0, 501)
+    run = functools.partial(hamux.relax, ham.vectorize(), method=method, throw=True)
+    assert jax.jit(run)(xs).energies.shape == (0, 501)
     assert jax.vmap(lambda xs: hamux.relax(ham, xs, method=method))(xs).energies.shape == (0, 501)
     assert hamux.descend(ham.vectorize(), xs, steps=3, method=method).energies.shape == (0, 4)

@@ -426,6 +426,7 @@ SYNAPSES = {
     "gaussian": (hamux.KernelSynapse(KEY, (3, 2), 4, beta=2.0), 3, 2),
     "epanechnikov": (hamux.KernelSynapse(KEY, 3, 4, "epanechnikov", 2.0), 3),
     "planes": (hamux.PlaneSynapse(KEY, (3, 2), 4, 2), 3, 2),
+    "gaussian in a subspace": (hamux.SubspaceSynapse(KEY, 3, 2, hamux.KernelSynapse(KEY, 2, 4, beta=2.0)), 3),
     "planes in a subspace": (hamux.SubspaceSynapse(KEY, 3, 2, hamux.PlaneSynapse(KEY, (2, 2), 4, 1)), 3, 2),
     "hopfield in a subspace": (hamux.SubspaceSynapse(KEY, 3, 2, hopfield(2)), 3),
     "epanechnikov in a subspace": (hamux.SubspaceSynapse(KEY, 3, 2, hamux.KernelSynapse(KEY, 2, 4, "epanechnikov")), 3),
@@ -473,6 +474,9 @@ DRAWN = {
     "repu": hopfield_layer(hamux.lagr_repu, n=2.0),
     "gaussian": one(hamux.lagr_identity, hamux.KernelSynapse(KEY, 4, 3), leak=0.0),
     "epanechnikov": one(hamux.lagr_identity, hamux.KernelSynapse(KEY, 4, 3, "epanechnikov"), leak=0.0),
+    "gaussian in a subspace": one(
+        hamux.lagr_identity, hamux.SubspaceSynapse(KEY, 4, 2, hamux.KernelSynapse(KEY, 2, 3)), leak=0.0
+    ),
     "blocks": bilinear(0, SOFTMAX),
     "a pool": ham(
         [(("a", "b"), hamux.PoolSynapse((2,), pool="max"))], a=Neurons(TANH, (4, 2)), b=Neurons(SOFTMAX, (2, 2))

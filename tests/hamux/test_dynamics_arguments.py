@@ -4,6 +4,7 @@ import math
 import re
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -52,6 +53,22 @@ def test_too_few_steps(steps):
         hamux.descend(ham, ham.init_states(), steps=steps)
     with pytest.raises(ValueError, match=f"^max_steps is {steps}; at least one step is needed"):
         hamux.relax(ham, ham.init_states(), max_steps=steps)
+
+
+@every_method
+@pytest.mark.parametrize("option", ["energies", "trajectory"])
+def test_an_option_that_jax_traces(method, option):
+    ham = two_layers()
+    with pytest.raises(ValueError, match=f"{option} is being traced by jax.*eqx.filter_jit"):
+        jax.jit(lambda flag: method(ham, ham.init_states(), **{option: flag}))(True)
+
+
+def test_a_number_of_steps_that_jax_traces():
+    ham = two_layers()
+    with pytest.raises(ValueError, match=r"steps is being traced by jax.*eqx.filter_jit"):
+        jax.jit(lambda steps: hamux.descend(ham, ham.init_states(), steps=steps))(3)
+    with pytest.raises(ValueError, match=r"return_energy is being traced by jax.*eqx.filter_jit"):
+        jax.jit(ham.dEdg)(ham.init_states(), ham.init_states(), True)
 
 
 @every_method

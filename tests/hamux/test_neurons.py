@@ -131,6 +131,11 @@ def test_two_equal_builds_share_one_compilation(lagrangian):
             Partial(hamux.lagr_layernorm, gamma=2, delta=[0.1, 0.2, 0.3]),
             Partial(hamux.lagr_layernorm, gamma=2.0, delta=np.array([0.1, 0.2, 0.3])),
         ),
+        (Partial(hamux.lagr_softmax, beta=jnp.asarray(2)), Partial(hamux.lagr_softmax, beta=2.0)),
+        (
+            Partial(hamux.lagr_layernorm, delta=np.array([1, 2, 3])),
+            Partial(hamux.lagr_layernorm, delta=np.array([1.0, 2.0, 3.0])),
+        ),
         (LearnedSoftmax(2), LearnedSoftmax(2.0)),
         (LearnedSoftmax(np.int32(2)), LearnedSoftmax(2.0)),
     ],

@@ -109,12 +109,27 @@ def test_completions_are_measured_over_unknown_pixels_beside_every_guess():
     images = images_of((4, 6, 1))
     model = DenseHopfield(DenseHopfieldConfig(shape=(4, 6, 1)), key=jr.key(0)).store(images)
     measured = evaluate(model, Images(images, None), Images(images, None))
-    names = ("mse", "mean_colour_mse", "mean_image_mse", "nearest_image_mse", "linear_mse", "converged", "steps")
+    names = (
+        "mse",
+        "1x_mse",
+        "2x_mse",
+        "10x_mse",
+        "mean_colour_mse",
+        "mean_image_mse",
+        "nearest_image_mse",
+        "linear_mse",
+        "converged",
+        "steps",
+    )
     assert measured.keys() == {f"{part}_{name}" for part in ("completion", "quarter") for name in names}
     errors = (images - images.mean(axis=0)) ** 2
     np.testing.assert_allclose(measured["quarter_mean_image_mse"], errors[:, 2:, 3:].mean())
     np.testing.assert_allclose(measured["completion_mean_image_mse"], errors[:, 2:].mean())
     assert measured["quarter_nearest_image_mse"] == 0
+    known = model.masks(len(images))["quarter"]
+    steps = 10 * model.dynamics().trained_steps
+    longer = np.stack([model.recall(x, mask, steps=steps).x for x, mask in zip(images, known, strict=True)])
+    np.testing.assert_allclose(measured["quarter_10x_mse"], np.mean((longer - images)[~known] ** 2), rtol=1e-6)
     alone = evaluate(model, Images(images, None))
     assert alone.keys() == {name for name in measured if not name.endswith(("image_mse", "linear_mse"))}
     assert all(alone[name] == measured[name] for name in alone)

@@ -246,6 +246,9 @@ def retyped(folder):
         lambda f: damaged(f, "README.md", b"# A title alone"),
         lambda f: damaged(f, "README.md", b"---\na: [\n---\n"),
         lambda f: damaged(f, "README.md", b"x" * (2**20 + 1)),
+        lambda f: edited(f, model_type="nope"),
+        lambda f: edited(f, config=json.loads((f / "config.json").read_text())["config"] | {"memories": 99}),
+        lambda f: edited(f, config=json.loads((f / "config.json").read_text())["config"] | {"unknown": 1}),
     ],
 )
 def test_a_folder_that_cannot_be_read_is_not_pushed(hub, pull, tmp_path, damage):

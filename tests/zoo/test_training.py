@@ -29,7 +29,7 @@ from hamux_zoo.data import Images, Source
 from hamux_zoo.training._log import Log
 from hamux_zoo.training._recipe import OPTIMIZERS
 from hamux_zoo.training._steps import part
-from hamux_zoo.training._tasks import loss_of, reconstruct
+from hamux_zoo.training._tasks import classify, loss_of, reconstruct
 
 CONFIG = DenseHopfieldConfig(memories=8, classes=10, energy="polynomial", beta=2.0)
 
@@ -314,7 +314,9 @@ def test_too_little_space_is_said_before_the_first_step(model, digits, tmp_path,
         ({"precision": "fp8"}, "`precision` is 'fp8'; expected float32 or bf16"),
         ({"augment": ["mixup"]}, r"`augment` has unknown names \['mixup'\]; expected some of"),
         ({"trainable": "ham.neuron"}, r"`trainable` is 'ham.neuron', which selects none of the parameters \['ham"),
-        ({"trainable": lambda model: model.memories()}, "selects none of the parameters"),
+        ({"trainable": lambda model: model.memories()}, "which is no parameter of the model as it is"),
+        ({"trainable": lambda model: [model.ham, model.memories()]}, "which is no parameter of the model as it is"),
+        ({"trainable": lambda model: None}, "selects none of the parameters"),
         ({"log": "wandb"}, "`log` is 'wandb'; expected one of"),
         ({"optimizer": optax.sgd(0.1), "weight_decay": 0.1}, "`weight_decay` is 0.1, .* brings its own"),
         ({"augment": ["reconstruct:flip"], "task": "classify"}, r"unknown names \['reconstruct:flip'\]"),
@@ -330,7 +332,7 @@ def test_what_does_not_fit_is_refused(model, digits, options, message, tmp_path)
 
 def test_data_that_cannot_be_classified_are_refused(model, digits):
     for labels, message in (
-        (None, "have no labels to classify by"),
+        (None, "have no labels to learn"),
         (np.zeros(300, int), "all images are of one class"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -519,15 +521,60 @@ def test_a_memory_with_leaves_that_are_no_arrays_is_trained(judged):
         quick(small, images, task="classify")
 
 
-@pytest.mark.parametrize("judged", [1, 2])
-def test_a_recall_is_judged_by_its_last_images_where_they_were_hidden(judged):
+@pytest.mark.parametrize(("first", "judged"), [(0, 1), (0, 2), (1, 1), (2, 2)])
+def test_a_recall_is_judged_by_its_first_and_last_images_where_they_were_hidden(first, judged):
     """By hand, for an image whose recall overshoots: a clipped one would teach nothing."""
     image = jnp.ones((2, 2, 1))
-    small = Small(Rehearsal(judged=judged), hamux.lagr_identity, key=jr.key(0))
+    small = Small(Rehearsal(first=first, judged=judged), hamux.lagr_identity, key=jr.key(0))
     known = small.hide(None)
-    shown = small.recall(image, known, path=True).path.x[-judged:]
+    path = small.recall(image, known, path=True).path.x
+    shown = jnp.concatenate([path[1 : 1 + first], path[-judged:]])
     assert shown[:, 1].min() > 1
     errors = [float(jnp.mean(jnp.square(each - image)[~known])) for each in shown]
     loss, metrics = reconstruct(small, Images(image[None], None), key=jr.key(0))
-    assert loss == pytest.approx(np.average(errors, weights=np.arange(judged) + 1), rel=1e-5)
+    assert loss == pytest.approx(np.average(errors, weights=np.arange(first + judged) + 1), rel=1e-5)
     assert metrics["reconstruction_mse"] == pytest.approx(errors[-1], rel=1e-5)
+
+
+class Rehearsing(DenseHopfield):
+    """A dense memory that learns to classify by recalls of two steps."""
+
+    def dynamics(self):
+        return Dynamics(hamux.Explicit(0.5), steps=2, rehearsal=Rehearsal(first=1, classify=True))
+
+
+@pytest.fixture
+def rehearsing():
+    return Rehearsing(DenseHopfieldConfig(shape=(2, 2, 1), memories=5, classes=3), key=jr.key(0))
+
+
+def test_classes_are_learned_by_recalls_that_hold_the_image(rehearsing):
+    images, labels = jr.uniform(jr.key(0), (4, 2, 2, 1)), jnp.array([0, 1, 2, 1])
+    loss, metrics = classify(rehearsing, Images(images, labels), key=jr.key(0))
+    known = np.ones((2, 2, 1), bool)
+    scores = jax.vmap(lambda image: rehearsing.recall(image, known, path=True).path.scores[1:])(images)
+    by_hand = [
+        -jax.nn.log_softmax(score)[label] for label, steps in zip(labels, scores, strict=True) for score in steps
+    ]
+    assert loss == pytest.approx(float(np.mean(by_hand)), rel=1e-5)
+    assert metrics["accuracy"] == np.mean(jnp.argmax(scores[:, -1], axis=-1) == labels)
+
+
+def test_images_are_generated_from_the_memory_that_is_closest_with_the_label_held(rehearsing):
+    images, labels = jr.uniform(jr.key(0), (4, 2, 2, 1)), jnp.array([0, 1, 2, 1])
+    loss, metrics = loss_of("generate")(rehearsing, Images(images, labels), key=jr.key(0))
+    memories, errors = rehearsing.memories(), []
+    for image, label in zip(images, labels, strict=True):
+        nearest = memories[jnp.argmin(jnp.sum((memories - image) ** 2, axis=(1, 2, 3)))]
+        path = rehearsing.recall(nearest, label=label, path=True).path
+        np.testing.assert_array_equal(path.xs["label"][0], path.xs["label"][-1])
+        errors.append([float(jnp.mean((x - image) ** 2)) for x in path.x[1:]])
+    assert metrics["generation_mse"] == pytest.approx(np.mean(errors, axis=0)[-1], rel=1e-4)
+    assert loss == pytest.approx(np.average(np.mean(errors, axis=0), weights=[1, 2]), rel=1e-4)
+
+
+def test_to_generate_takes_labels_and_label_neurons(rehearsing):
+    with pytest.raises(ValueError, match='`task` is "generate", but Small does not generate; it learns'):
+        quick(Small(Rehearsal(), key=jr.key(0)), jnp.ones((4, 2, 2, 1)), task="generate")
+    with pytest.raises(ValueError, match="have no labels to learn"):
+        quick(rehearsing, jnp.ones((4, 2, 2, 1)), task="generate")

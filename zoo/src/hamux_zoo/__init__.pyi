@@ -1,6 +1,6 @@
 from .config import Config as Config
 from .data import load_images as load_images, load_samples as load_samples, stream_images as stream_images
-from .files import list_pretrained as list_pretrained, push_folder as push_folder
+from .files import list_pretrained as list_pretrained
 from .measure import evaluate as evaluate
 from .memory import (
     Attributed as Attributed,
@@ -15,7 +15,7 @@ from .memory import (
     States as States,
     compiled as compiled,
 )
-from .models import from_pretrained as from_pretrained, list_models as list_models
+from .models import from_pretrained as from_pretrained, list_models as list_models, push_folder as push_folder
 from .models.conv_ham import ConvHAM as ConvHAM, ConvHAMConfig as ConvHAMConfig
 from .models.dense_hopfield import DenseHopfield as DenseHopfield, DenseHopfieldConfig as DenseHopfieldConfig
 from .models.energy_transformer import (

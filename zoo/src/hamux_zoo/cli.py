@@ -159,7 +159,8 @@ class _Training:
     task: Annotated[
         list[str] | None,
         typer.Option(
-            help="classify, reconstruct or denoise; several, each as NAME or NAME=WEIGHT.", show_default="classify"
+            help="classify, reconstruct, denoise or generate; several, each as NAME or NAME=WEIGHT.",
+            show_default="classify",
         ),
     ] = None
     steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 500
@@ -282,11 +283,10 @@ def push(
     create_pr: Annotated[bool, typer.Option(help="Push as a pull request.")] = False,
 ) -> None:
     """Push a model, with its card and pictures, to the Hugging Face Hub in one commit; creates the repo if need be."""
-    from .files import find_folder, push_folder
-    from .models import from_pretrained
+    from .files import find_folder
+    from .models import push_folder
 
     folder = find_folder(name)
-    from_pretrained(folder)
     commit = push_folder(folder, repo, private=private, revision=revision, commit_message=message, create_pr=create_pr)
     _say(f"pushed: {commit.pr_url or commit.commit_url}")
 
@@ -294,7 +294,8 @@ def push(
 @_command()
 def publish(namespace: Annotated[str, typer.Option(help="The user or organisation.")], private: Private = None) -> None:
     """Push all bundled models to the Hugging Face Hub, each to NAMESPACE/NAME."""
-    from .files import find_folder, list_pretrained, push_folder
+    from .files import find_folder, list_pretrained
+    from .models import push_folder
 
     for name in list_pretrained():
         commit = push_folder(find_folder(name), f"{namespace}/{name}", private=private)

@@ -38,11 +38,15 @@ class Rehearsal(NamedTuple):
     - `steps`: the steps that have a gradient, or None for those that `Dynamics` takes.
     - `warmup`: w; w·n steps without a gradient come before them, with n ≥ 0 drawn with probability 2⁻ⁿ⁻¹.
     - `judged`: the number of last steps whose images enter the loss.
+    - `first`: so many steps from the start have a gradient and enter the loss, too.
+    - `classify`: whether classification is learned by such recalls, too, which hold the image, and not by `classify`.
     """
 
     steps: int | None = None
     warmup: int = 0
     judged: int = 1
+    first: int = 0
+    classify: bool = False
 
 
 class Dynamics(eqx.Module):
@@ -61,6 +65,12 @@ class Dynamics(eqx.Module):
     max_steps: int = eqx.field(static=True, default=200)
     adjoint: hamux.Adjoint | None = None
     rehearsal: Rehearsal = eqx.field(static=True, default=Rehearsal())
+
+    @property
+    def trained_steps(self) -> int | None:
+        """The number of steps that a recall takes in training, on average; None if it descends to a fixed point."""
+        taken = self.steps if self.rehearsal.steps is None else self.rehearsal.steps
+        return None if taken is None else taken + self.rehearsal.warmup
 
 
 class RecalledPath(eqx.Module):
@@ -201,8 +211,11 @@ class Memory(Pretrained):
                 f"steps is {steps} beside tol {tol} and max_steps {max_steps}; give steps for a fixed number of steps, "
                 "or the others to descend to a fixed point"
             )
+        for name, flag in {"path": path, "energies": energies}.items():
+            if isinstance(flag, jax.core.Tracer):
+                raise ValueError(f"{name} is being traced by jax; use eqx.filter_jit in place of jax.jit")
         image, mask = self.checked(x, known)
-        states, clamp = _start(self, image, mask, self._checked_label(label), key)
+        states, clamp = _start(self, image, mask, _checked_label(self, label), key)
         dynamics = self.dynamics()
         adjoint = dynamics.adjoint if adjoint is None else adjoint
         if steps is None and tol is None and max_steps is None:
@@ -238,18 +251,6 @@ class Memory(Pretrained):
             return jnp.full(config.shape, (config.low + config.high) / 2), jnp.zeros(config.shape, bool)
         image = check_image(x, config.shape, mask, config.low, config.high)
         return (image, None) if mask is None else (fill_unknown(image, mask, None, config.low, config.high), mask)
-
-    def _checked_label(self, label: int | Int[ArrayLike, ""] | None) -> Int[Array, ""] | None:
-        if label is None:
-            return None
-        if "generate" not in self.tasks:
-            raise ValueError(f"label is {label}, but this {type(self).__name__} has no label neurons to hold")
-        which = label if isinstance(label, jax.Array) else np.asarray(label)
-        if which.shape != () or not jnp.issubdtype(which.dtype, jnp.integer):
-            raise ValueError(f"label is {label!r}; expected one class as a whole number")
-        if not isinstance(which, jax.core.Tracer) and not 0 <= int(which) < self.config.classes:
-            raise ValueError(f"label is {label}; this memory knows the classes 0 to {self.config.classes - 1}")
-        return jnp.asarray(which)
 
     def card(
         self,
@@ -340,6 +341,13 @@ class Generator(Memory):
         """
         return self.recall(None, label=label, key=key)
 
+    @abstractmethod
+    def closest(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns an image from which a generation of the class of `x` may start, the one that is most like `x`.
+
+        Training learns to generate `x` from it.
+        """
+
 
 class Featured(Memory):
     """A memory that describes an image by one vector."""
@@ -383,6 +391,19 @@ def compiled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _R
 
     run: Callable[_Arguments, _Result] = program
     return run
+
+
+def _checked_label(model: Memory, label: int | Int[ArrayLike, ""] | None) -> Int[Array, ""] | None:
+    if label is None:
+        return None
+    if "generate" not in model.tasks:
+        raise ValueError(f"label is {label}, but this {type(model).__name__} has no label neurons to hold")
+    which = label if isinstance(label, jax.Array) else np.asarray(label)
+    if which.shape != () or not jnp.issubdtype(which.dtype, jnp.integer):
+        raise ValueError(f"label is {label!r}; expected one class as a whole number")
+    if not isinstance(which, jax.core.Tracer) and not 0 <= int(which) < model.config.classes:
+        raise ValueError(f"label is {label}; this memory knows the classes 0 to {model.config.classes - 1}")
+    return jnp.asarray(which)
 
 
 @compiled

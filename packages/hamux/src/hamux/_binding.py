@@ -157,11 +157,16 @@ def _split(
 ) -> tuple[tuple[tuple[str, Any], ...], dict[str, Any]]:
     """The options and the parameters among the keywords of a function."""
     annotations = _annotations(function)
-    options, parameters = {}, {}
+    options: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for name, value in sorted(keywords.items()):
-        is_number = isinstance(value, int | np.integer | list) and not isinstance(value, bool)
-        if is_number and _takes_floats(annotations.get(name)):
-            parameters[name] = np.asarray(value, float) if isinstance(value, list) else float(value)
+        takes_floats = _takes_floats(annotations.get(name))
+        if takes_floats and isinstance(value, int | np.integer) and not isinstance(value, bool):
+            parameters[name] = float(value)
+        elif takes_floats and isinstance(value, list):
+            parameters[name] = np.asarray(value, float)
+        elif takes_floats and eqx.is_array_like(value) and jnp.issubdtype(jnp.result_type(value), jnp.integer):
+            parameters[name] = jnp.asarray(value).astype(float)
         elif isinstance(value, (*_PLAIN, list)):
             options[name] = tuple(value) if isinstance(value, list) else _plain(value)
         else:

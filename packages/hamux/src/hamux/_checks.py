@@ -24,6 +24,7 @@ def positive(name: str, value: _Number) -> _Number:
 
 def whole(name: str, value: int, at_least: str, least: int = 1) -> int:
     """Returns `value` as a plain int where it is one ≥ `least`. **Raises** ValueError otherwise."""
+    untraced(name, value)
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -31,6 +32,15 @@ def whole(name: str, value: int, at_least: str, least: int = 1) -> int:
     if number < least:
         raise ValueError(f"{name} is {value!r}; {at_least}, as an int")
     return number
+
+
+def untraced(name: str, value: object) -> None:
+    """**Raises** ValueError for a value that jax is tracing."""
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(
+            f"{name} is being traced by jax, which compiles another program for each; use eqx.filter_jit in place of "
+            "jax.jit, or bind it by functools.partial"
+        )
 
 
 def sizes(name: str, value: int | Iterable[int]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Bool, Int
 from ._adjoints import Adjoint, Implicit, Unrolled
 from ._batches import without_explicit_axes
 from ._certificate import setting
-from ._checks import positive, whole
+from ._checks import positive, untraced, whole
 from ._descent import Descent, Reason, Retrieval
 from ._ham import HAM, States, VectorizedHAM
 from ._methods import Certified, Explicit, Method, Problem
@@ -119,6 +119,8 @@ def _retrieve(
     """Checks the arguments, fills in the defaults and runs one program."""
     one, batched = ham.unvectorize(), isinstance(ham, VectorizedHAM)
     positive("tol", tol)
+    untraced("energies", energies)
+    untraced("trajectory", trajectory)
     if not isinstance(method, Method | None):
         raise ValueError(f"method is {method!r}; expected one of hamux's methods, such as hamux.Backtracking()")
     if not isinstance(adjoint, Adjoint):
@@ -145,13 +147,12 @@ def _as_array(values: ArrayLike | Sequence[Any]) -> Array:
 
 def _as_count(warmup: int | Int[Array, ""]) -> Int[Array, ""] | None:
     """Returns the number of steps as an array that is traced, None for 0. **Raises** ValueError for what is none."""
-    if isinstance(warmup, jax.Array):
+    if isinstance(warmup, jax.core.Tracer):
         if warmup.shape != () or not jnp.issubdtype(warmup.dtype, jnp.integer):
             raise ValueError(f"warmup is {warmup.dtype}{list(warmup.shape)}; expected an int ≥ 0")
         return warmup
-    if not isinstance(warmup, int | np.integer) or isinstance(warmup, bool) or warmup < 0:
-        raise ValueError(f"warmup is {warmup!r}; expected an int ≥ 0")
-    return jnp.asarray(warmup) if warmup else None
+    count = whole("warmup", cast(int, warmup), "a number of at least 0 is expected", 0)
+    return jnp.asarray(count) if count else None
 
 
 @functools.partial(jax.jit, static_argnames=("kind", "batched"))
@@ -173,6 +174,8 @@ def _checked(retrieval: Retrieval, tol: float) -> Retrieval:
     """Returns `retrieval` where it has converged. **Raises** ValueError where it has not, RuntimeError under jit."""
     assert retrieval.residual is not None
     assert retrieval.converged is not None
+    if not retrieval.converged.size:
+        return retrieval
     if isinstance(retrieval.converged, jax.core.Tracer):
         reason: Any = retrieval.reason
         checked: Retrieval = reason.error_if(retrieval, ~retrieval.converged)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from ._binding import Module, bind
+from ._binding import Bound, Code, Module, bind
+from ._checks import untraced
 from ._neurons import Neurons
 from ._precision import widened
 from ._synapses import ready_synapse
@@ -90,10 +91,8 @@ class HAM(Module):
         A kind is "tanh" for `lagr_tanh`, however it is wrapped, and the name of its class for a Module.
         """
         return {
-            "neurons": {
-                name: _kind(layer.lagrangian, "function", "lagrangian") for name, layer in self.neurons.items()
-            },
-            "synapses": {name: _kind(synapse, "function") for name, synapse in self.synapses.items()},
+            "neurons": {name: _kind(layer.lagrangian) for name, layer in self.neurons.items()},
+            "synapses": {name: _kind(synapse) for name, synapse in self.synapses.items()},
         }
 
     def __str__(self) -> str:
@@ -170,6 +169,7 @@ class HAM(Module):
         self, gs: States, xs: States, return_energy: bool = False
     ) -> dict[str, Array] | tuple[Array, dict[str, Array]]:
         """Returns ∂E/∂g of every layer, leak_l · x_l + Σ_c ∂E_c/∂g_l; with `return_energy`, `(energy, dEdg)`."""
+        untraced("return_energy", return_energy)
         tree, gradient = self._energy_tree_and_dEdg(gs, xs)
         return (_total(tree), gradient) if return_energy else gradient
 
@@ -209,6 +209,8 @@ class HAM(Module):
                 f"this HAM has {_names(self.neurons)}"
             )
         for name, layer in self.neurons.items():
+            if not eqx.is_array_like(values[name]):
+                raise ValueError(f'the {what} of "{name}" is {values[name]!r:.60}; expected an array')
             shape, dtype = jnp.shape(values[name]), jnp.result_type(values[name])
             if shape[batched:] != layer.shape or len(shape) < batched:
                 expected = f"(batch, *{layer.shape})" if batched else layer.shape
@@ -274,6 +276,7 @@ class VectorizedHAM(Module):
     def dEdg(
         self, gs: States, xs: States, return_energy: bool = False
     ) -> dict[str, Array] | tuple[Array, dict[str, Array]]:
+        untraced("return_energy", return_energy)
         energies, gradients = self._vmap(
             lambda gs, xs: self._ham.dEdg(gs, xs, return_energy=True), activation=gs, state=xs
         )
@@ -303,12 +306,12 @@ def _total(tree: PyTree[Array]) -> Float[Array, ""]:
     return total
 
 
-def _kind(part: object, *wrappers: str) -> str:
-    """The name of a function or of a Module's class, within the fields that are named where it has one of them."""
-    while inner := next((getattr(part, field) for field in wrappers if hasattr(part, field)), None):
-        part = inner
+def _kind(part: object) -> str:
+    """The name of a function or of a Module's class."""
+    while isinstance(part, Bound | Code):
+        part = part.function
     name: str = getattr(part, "__name__", type(part).__name__)
-    return name.removeprefix("lagr_")
+    return name.removeprefix("lagr_").removeprefix("_")
 
 
 def _names(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._binding import Module
 from ._checks import positive, sizes, whole
-from ._facts import Number, constant
+from ._facts import Number, constant, either, settled
 from ._precision import log_sum_exp, softmax, widened
 from ._synapses import Readied, Stored, product, random_memories, ready_synapse
 
@@ -162,7 +162,7 @@ class SubspaceSynapse(Readied):
     @property
     def curvature(self) -> Number:
         inner = constant(self.synapse, "curvature")
-        return math.inf if inner == math.inf else jnp.maximum(1.0, inner)
+        return either(settled(inner < math.inf), jnp.maximum(1.0, inner), math.inf)
 
     def ready(self) -> "_Subspace":
         """Returns the same energy with A made, and with its synapse ready."""

@@ -34,7 +34,8 @@ def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[s
 
     - `test_error`: of the images as they are; `salt_and_pepper_error`: with 30 % of the pixels black or white.
     - `label_error`, with label neurons: by their `scores` after a recall that holds all of the image; `free_error`:
-      after a recall from the noisy image that holds nothing. Both of the first 1,000 images.
+      after a recall from the noisy image that holds nothing. Both of the first 1,000 images. `label_1x_error`, …: after
+      as many steps as training takes, twice and ten times as many.
     - `free_mse`: mean squared error of these free recalls. `free_distinct`: how many of them are distinct: some pixel
       is off by more than 0.05 from every one before. `free_kept`: percent of them that keep their class, since the
       nearest of the images in `train` has it; `clean_kept`: the same of the images as they are.
@@ -44,8 +45,8 @@ def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[s
 
     For each mask of `model.masks`, such as "completion", over the unknown pixels (see `completion_errors`):
 
-    - `completion_mse`: mean squared error of the image recalled from the known pixels. For a memory that takes a fixed
-      number of steps, `completion_2x_mse` and `completion_10x_mse`: after twice and ten times as many.
+    - `completion_mse`: mean squared error of the image recalled from the known pixels. `completion_1x_mse`, `…_2x_mse`
+      and `…_10x_mse`: after as many steps as training takes, twice and ten times as many.
     - `completion_mean_colour_mse`, `…_mean_image_mse`, `…_nearest_image_mse`, `…_linear_mse`: that of the guesses. All
       but the first need `train`, and the last needs images of at most 8,192 numbers.
 
@@ -74,6 +75,10 @@ def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[s
                 assert end.scores is not None
                 measured[f"{name}_error"] = error(np.argmax(end.scores, axis=-1), labels[:_SOME])
                 measured |= _descent(model, name, end)
+            for times, longer in _lengths(model).items():
+                scores = recalled(model, images[:_SOME], held, steps=longer).scores
+                assert scores is not None
+                measured[f"label_{times}_error"] = error(np.argmax(scores, axis=-1), labels[:_SOME])
             free = np.asarray(end.x)
             measured |= {"free_mse": float(np.mean((free - images[:_SOME]) ** 2)), "free_distinct": distinct(free)}
             if examples is not None and train is not None and train.labels is not None:
@@ -101,11 +106,18 @@ def completion_errors(
     if gaussian is not None:
         guesses["linear_"] = linear_prediction(images, known, gaussian)
     errors = {f"{name}_{guess}mse": unknown_mse(x, images, known) for guess, x in guesses.items()}
-    if (taken := model.dynamics().steps) is not None:
-        for times in (2, 10):
-            longer = recalled(model, images, known, steps=times * taken)
-            errors[f"{name}_{times}x_mse"] = unknown_mse(np.asarray(longer.x), images, known)
+    for times, longer in _lengths(model).items():
+        errors[f"{name}_{times}_mse"] = unknown_mse(
+            np.asarray(recalled(model, images, known, steps=longer).x), images, known
+        )
     return errors | _descent(model, name, end)
+
+
+def _lengths(model: Memory) -> dict[str, int]:
+    """Multiples of the steps that training takes, without those that a recall takes anyway."""
+    dynamics = model.dynamics()
+    trained = dynamics.trained_steps
+    return {} if trained is None else {f"{n}x": n * trained for n in (1, 2, 10) if n * trained != dynamics.steps}
 
 
 def _generated(model: Generator, images: Batch, labels: Labels, train: Batch, train_labels: Labels) -> dict[str, float]:
@@ -212,6 +224,8 @@ def _descent(model: Memory, name: str, end: Recalled) -> dict[str, float]:
 
 
 def _checked(name: str, model: Memory, given: Images) -> Batch:
+    if not isinstance(given, Images):
+        raise ValueError(f"the {name} images are a {type(given).__name__}; expected what load_images returns")
     images, config = np.asarray(given.take(slice(None)).images), model.config
     fits = images.shape[1:] == config.shape and len(images) and images.dtype.kind == "f"
     if not fits or not (config.low <= images.min() and images.max() <= config.high):

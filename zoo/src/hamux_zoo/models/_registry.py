@@ -1,15 +1,21 @@
 """The architectures there are, and the pretrained memory of any of them."""
 
+import functools
 import importlib
 import importlib.metadata
 import pkgutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
+from .. import files
 from ..files import CONFIG, find_folder, read_config
 from ..memory import Memory
+
+_Options = ParamSpec("_Options")
+_Commit = TypeVar("_Commit")
 
 
 def model_classes() -> dict[str, type[Memory]]:
@@ -57,6 +63,21 @@ def from_pretrained(
     if model_type not in classes:
         raise ValueError(f"{folder / CONFIG}: unknown model_type {model_type!r}; expected one of {sorted(classes)}")
     return classes[model_type].of_folder(folder)
+
+
+def _if_it_loads(
+    push: Callable[Concatenate[str | Path, _Options], _Commit],
+) -> Callable[Concatenate[str | Path, _Options], _Commit]:
+    def pushed(folder: str | Path, /, *options: _Options.args, **named: _Options.kwargs) -> _Commit:
+        from_pretrained(Path(folder))
+        return push(folder, *options, **named)
+
+    functools.update_wrapper(pushed, push)
+    return pushed
+
+
+# `files` knows no model, so that it checks the files alone.
+push_folder = _if_it_loads(files.push_folder)
 
 
 def _own() -> Iterator[tuple[str, type[Memory]]]:

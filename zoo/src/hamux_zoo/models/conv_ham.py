@@ -222,6 +222,14 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
         """A recall takes `steps` sweeps, each down from the label and up again."""
         return Dynamics(method=self._sweep(), steps=self.config.steps, adjoint=_ADJOINTS[self.config.gradient])
 
+    def closest(self, x: Image) -> Image:
+        """Returns the image that the most active memory calls up."""
+        active = jnp.argmax(_shares(self, self._seen(x)))
+        images: Array = _called_up(
+            self, jax.nn.one_hot(active, self.config.memories, dtype=self._dtype)[None, None, None]
+        )
+        return images[0]
+
     def classify(self, x: ArrayLike) -> Float[Array, " classes"]:
         """Returns the logits of the label's softmax after `steps` sweeps upward that hold the image.
 

@@ -191,6 +191,12 @@ class DenseHopfield(Classifier, Generator, Featured, Attributed):
         rest = {name: state.astype(dtype) for name, state in self.ham.init_states().items()}
         return rest | {name: self._state_of(name, spin).astype(dtype) for name, spin in spins.items()}, clamp
 
+    def closest(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Returns the memory at the smallest distance."""
+        xi = self._shown(self._xi[0])
+        spins = _spins(jnp.ravel(x).astype(xi.dtype), self.config)
+        return self._as_patterns(xi[jnp.argmin(jnp.sum((xi - spins[None]) ** 2, axis=-1))])
+
     def _drawn(self, key: PRNGKeyArray, label: Float[Array, " classes"] | None) -> Int[Array, ""]:
         """A memory, drawn by how near its label is, and by its offset."""
         logits = -(self._planes[1] ** 2)

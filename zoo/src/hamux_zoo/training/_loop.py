@@ -34,7 +34,7 @@ from ._log import Line
 from ._recipe import Recipe
 from ._run import Draw, Run
 from ._steps import Arrays, Measure, State, first_state, make_measure, make_step, part
-from ._tasks import check_tasks, examples, loss_of, uses_labels, weights_of
+from ._tasks import check_tasks, examples, loss_of, needs_labels, uses_labels
 
 Model = TypeVar("Model", bound=Memory)
 
@@ -231,18 +231,18 @@ def _as_float32(leaf: object) -> object:
 def _with_classes_of(source: Source, model: Model, recipe: Recipe, display: Display) -> Model:
     """The model with a head for the data's classes, and with their names, if the recipe learns labels.
 
-    **Raises** ValueError if images are to be classified and are not of two classes or more.
+    **Raises** ValueError if a task needs labels and the images are not of two classes or more.
     """
     labels = source.images.labels
-    if "classify" in weights_of(recipe.task):
+    if needs_labels(recipe.task):
         if labels is None:
             raise ValueError(
-                "the data have no labels to classify by; a folder of images has one folder for each class, at least "
+                "the data have no labels to learn; a folder of images has one folder for each class, at least "
                 "two, and no image beside them"
             )
         if len(np.unique(labels)) < 2:
             only = source.names[labels[0]] if source.names else labels[0]
-            raise ValueError(f"all images are of one class ({only}); to classify takes two or more")
+            raise ValueError(f"all images are of one class ({only}); expected two or more")
         if source.classes != model.config.classes:
             assert isinstance(model, Classifier)
             had = model.config.classes

@@ -23,9 +23,10 @@ Selector = Callable[..., PyTree[Array]]
 class Recipe:
     """What decides the result of `finetune` and `train`, beside the data and the first weights.
 
-    - `task`: "classify", "reconstruct" (of hidden pixels) or "denoise"; several with weights, such as
-      `{"classify": 1, "reconstruct": 10}`; or a loss function `(model, batch, *, key) -> (loss, metrics)`, which gets
-      `batch.images` and `batch.labels` and returns averages over the batch: a scalar, and scalars by name.
+    - `task`: "classify", "reconstruct" (of hidden pixels), "denoise" or "generate" (from the label); several with
+      weights, such as `{"classify": 1, "reconstruct": 10}`; or a loss function
+      `(model, batch, *, key) -> (loss, metrics)`, which gets `batch.images` and `batch.labels` and returns averages
+      over the batch: a scalar, and scalars by name.
     - `steps`: the number of steps of the optimiser. `batch_size`: the number of images in each.
     - `optimizer`: "adamw", "muon", "sgd", or one of optax, which brings its own learning rate and weight decay. None
       takes what suits the architecture, with its `learning_rate`.

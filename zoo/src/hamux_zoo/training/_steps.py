@@ -49,7 +49,12 @@ def part(model: Memory, recipe: Recipe) -> Parts:
             found = whole.head()
         else:
             raise ValueError(f'`trainable` is "head", but {type(model).__name__} does not classify, and has none')
-        selected = {id(leaf) for leaf in jax.tree.leaves(found)}
+        selected = {id(leaf): leaf for leaf in jax.tree.leaves(found) if not callable(leaf)}
+        if strange := selected.keys() - {id(leaf) for leaf in jax.tree.leaves(whole)}:
+            raise ValueError(
+                f"`trainable` returned {selected[strange.pop()]!r:.60}, which is no parameter of the model as it is; "
+                "return parts of the model, such as model.ham.synapses, or a list of them"
+            )
         chosen = [id(leaf) in selected for _, leaf in named]
     else:
         begins = "" if recipe.trainable == "all" else f"{recipe.trainable}."

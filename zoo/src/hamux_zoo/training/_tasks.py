@@ -1,6 +1,8 @@
 """What a model is trained for: the losses of a batch."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +13,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from ..data import Images, augment, blur, gaussian_noise, salt_and_pepper
-from ..memory import Classifier, Memory
+from ..memory import Classifier, Generator, Memory
 from ..pixels import fill_unknown
 
 Image = Float[Array, "height width channels"]
@@ -47,14 +49,20 @@ def weights_of(task: Task) -> dict[str, float]:
 
 def check_tasks(task: Task, model: Memory) -> None:
     """**Raises** ValueError for a task that the model cannot learn."""
-    if "classify" in weights_of(task) and not isinstance(model, Classifier):
-        others = sorted(TASKS.keys() - {"classify"})
-        raise ValueError(f'`task` is "classify", but {type(model).__name__} does not classify; it learns {others}')
+    unfit = [name for name in weights_of(task) if not isinstance(model, _ROLES.get(name, Memory))]
+    if unfit:
+        others = sorted(name for name in TASKS if isinstance(model, _ROLES.get(name, Memory)))
+        raise ValueError(f'`task` is "{unfit[0]}", but {type(model).__name__} does not {unfit[0]}; it learns {others}')
+
+
+def needs_labels(task: Task) -> bool:
+    """Returns whether the task cannot be learned without labels."""
+    return not _ROLES.keys().isdisjoint(weights_of(task))
 
 
 def uses_labels(task: Task) -> bool:
     """Returns whether the labels of the data are learned, or may be."""
-    return callable(task) or "classify" in weights_of(task)
+    return callable(task) or needs_labels(task)
 
 
 def loss_of(task: Task, augmentations: Sequence[str] = ()) -> Loss:
@@ -85,11 +93,21 @@ def loss_of(task: Task, augmentations: Sequence[str] = ()) -> Loss:
 
 
 def classify(model: Classifier, batch: Images, *, key: PRNGKeyArray) -> Measured:
-    """Returns the cross-entropy of the softmax of `model.classify`, and the accuracy."""
-    scores = jax.vmap(model.classify)(jnp.asarray(batch.images)).astype(jnp.float32)
+    """Returns the cross-entropy of the softmax of `model.classify`, and the accuracy; see `Rehearsal`."""
+    warmup = _warmup(model, key)
+
+    def scores_of(image: Image) -> Float[Array, "judged classes"]:
+        if not model.dynamics().rehearsal.classify:
+            return model.classify(image)[None]
+        _, scores = _rehearsed(model, image, jnp.ones(image.shape, bool), None, warmup)
+        assert scores is not None
+        return scores
+
+    scores = jax.vmap(scores_of)(jnp.asarray(batch.images)).astype(jnp.float32)
     labels = jnp.asarray(batch.labels)
-    loss = optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean()
-    return loss, {"accuracy": jnp.mean(jnp.argmax(scores, axis=-1).astype(labels.dtype) == labels)}
+    each = jnp.broadcast_to(labels[:, None], scores.shape[:-1])
+    loss = optax.softmax_cross_entropy_with_integer_labels(scores, each).mean()
+    return loss, {"accuracy": jnp.mean(jnp.argmax(scores[:, -1], axis=-1).astype(labels.dtype) == labels)}
 
 
 def reconstruct(model: Memory, batch: Images, *, key: PRNGKeyArray) -> Measured:
@@ -102,10 +120,27 @@ def denoise(model: Memory, batch: Images, *, key: PRNGKeyArray) -> Measured:
     return _recall_loss(model, batch, key, _noisy, "denoising_mse")
 
 
-TASKS: dict[str, Loss] = {"classify": classify, "reconstruct": reconstruct, "denoise": denoise}
+def generate(model: Generator, batch: Images, *, key: PRNGKeyArray) -> Measured:
+    """Returns the mean squared error of all pixels after a recall from `model.closest`, with the label held; see
+    `_recall_loss`."""
+    return _recall_loss(model, batch, key, _closest, "generation_mse", labelled=True)
+
+
+TASKS: dict[str, Loss] = {
+    "classify": classify,
+    "reconstruct": reconstruct,
+    "denoise": denoise,
+    "generate": generate,
+}
+# What a model has to be for a task; these tasks take labels.
+_ROLES: dict[str, type] = {"classify": Classifier, "generate": Generator}
 
 # (model, key, image) -> what is given of the image, and the mask of what is known of it, or None
-Damage = Callable[[Memory, PRNGKeyArray, Image], tuple[Image, Known | None]]
+Damage = Callable[[Any, PRNGKeyArray, Image], tuple[Image, Known | None]]
+
+
+def _closest(model: Generator, key: PRNGKeyArray, image: Image) -> tuple[Image, Known | None]:
+    return jax.lax.stop_gradient(model.closest(image)), None
 
 
 def _hidden(model: Memory, key: PRNGKeyArray, image: Image) -> tuple[Image, Known | None]:
@@ -127,29 +162,51 @@ def _noisy(model: Memory, key: PRNGKeyArray, image: Image) -> tuple[Image, Known
     return jax.lax.switch(jr.randint(key_kind, (), 0, len(damages)), damages), None
 
 
-def _recall_loss(model: Memory, batch: Images, key: PRNGKeyArray, damage: Damage, metric: str) -> Measured:
+def _warmup(model: Memory, key: PRNGKeyArray) -> Int[Array, ""] | int:
+    warmup = model.dynamics().rehearsal.warmup
+    return warmup * (jr.geometric(key, 0.5) - 1) if warmup else 0
+
+
+def _rehearsed(
+    model: Memory, given: Image, known: Known | None, label: Int[Array, ""] | None, warmup: Int[Array, ""] | int
+) -> tuple[Float[Array, "judged height width channels"], Float[Array, "judged classes"] | None]:
+    """Images and scores after the steps of a rehearsal that are judged, later ones last."""
+    rehearsal = model.dynamics().rehearsal
+    recall = functools.partial(model.recall, given, known, label=label, energies=False)
+    end = recall(steps=rehearsal.steps, warmup=warmup, path=rehearsal.judged > 1)
+    if end.path is None:  # decoded again, since `end.x` is clipped and would have no gradient where it overshoots
+        shown, scores = model.decode(end.xs)[None], None if end.scores is None else end.scores[None]
+    else:
+        last = slice(-rehearsal.judged, None)
+        shown, scores = end.path.x[last], None if end.path.scores is None else end.path.scores[last]
+    if rehearsal.first:
+        path = recall(steps=rehearsal.first, path=True).path
+        assert path is not None
+        shown = jnp.concatenate([path.x[1:], shown])
+        scores = None if scores is None or path.scores is None else jnp.concatenate([path.scores[1:], scores])
+    return shown, scores
+
+
+def _recall_loss(
+    model: Memory, batch: Images, key: PRNGKeyArray, damage: Damage, metric: str, labelled: bool = False
+) -> Measured:
     """The mean squared error of a recall, over the pixels that are not known, after the last steps of a rehearsal.
 
     Of several steps that are judged, later ones weigh more. If the memory shows classes and the batch has labels, their
-    cross-entropy is added, times `LABEL_WEIGHT`, so that a recalled image stays in its class. See `Rehearsal`.
+    cross-entropy is added, times `LABEL_WEIGHT`, so that a recalled image stays in its class. If they are `labelled`,
+    the recalls hold the labels instead. See `Rehearsal`.
     """
     key_damage, key_warmup = jr.split(key)
-    rehearsal = model.dynamics().rehearsal
-    warmup = rehearsal.warmup * (jr.geometric(key_warmup, 0.5) - 1) if rehearsal.warmup else 0
+    warmup = _warmup(model, key_warmup)
 
     def one(key: PRNGKeyArray, image: Image, label: Int[Array, ""] | None) -> Float[Array, "2 judged"]:
         given, known = damage(model, key, image)
-        judged = rehearsal.judged
-        end = model.recall(given, known, steps=rehearsal.steps, warmup=warmup, path=judged > 1, energies=False)
-        if end.path is None:  # decoded again, since `end.x` is clipped and would have no gradient where it overshoots
-            shown, scores = model.decode(end.xs)[None], None if end.scores is None else end.scores[None]
-        else:
-            shown, scores = end.path.x[-judged:], None if end.path.scores is None else end.path.scores[-judged:]
+        shown, scores = _rehearsed(model, given, known, label if labelled else None, warmup)
         asked = jnp.ones(image.shape, bool) if known is None else ~known
         errors = jnp.square(shown.astype(jnp.float32) - image.astype(jnp.float32)[None])
         errors = jnp.sum(errors, axis=(1, 2, 3), where=asked[None]) / jnp.maximum(jnp.sum(asked), 1).astype(jnp.float32)
         surprise = jnp.zeros_like(errors)
-        if label is not None and scores is not None:
+        if label is not None and scores is not None and not labelled:
             labels = jnp.broadcast_to(label, errors.shape)
             surprise = optax.softmax_cross_entropy_with_integer_labels(scores.astype(jnp.float32), labels)
         return jnp.stack([errors, surprise])

@@ -1,7 +1,6 @@
 """Exact updates of one layer after another."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import equinox as eqx
@@ -14,6 +13,9 @@ from .._certificate import Certificate, Obstacle, Setting, blocks, certified, co
 from .._ham import HAM
 from .._precision import widened
 from ._method import Method, Problem, Step
+
+_Values = tuple[dict[str, Array], dict[str, Array]]
+_Forces = dict[tuple[int, str], tuple[list[Array], Array]]
 
 
 class GaussSeidel(Method[Int[Array, ""]]):
@@ -75,33 +77,40 @@ class GaussSeidel(Method[Int[Array, ""]]):
 
     def step(self, problem: Problem, xs: dict[str, Array], state: Int[Array, ""]) -> Step[Int[Array, ""]]:
         order = self.order or tuple(problem.ham.neurons)
-        updates = [functools.partial(self._update, problem, name) for name in order]
         values = (xs, problem.ham.activations(xs))
         if self.key is None:
-            for update in updates:
-                values = update(values)
+            forces = _Forces()
+            for name in order:
+                values = self._update(problem, name, forces, values)
         else:
+            updates = [lambda now, name=name: self._update(problem, name, {}, now) for name in order]
             drawn = jr.permutation(jr.fold_in(self.key, state), len(order))
             values, _ = jax.lax.scan(lambda now, i: (jax.lax.switch(i, updates, now), None), values, drawn)
         return Step(values[0], state + 1)
 
-    def _update(
-        self, problem: Problem, name: str, values: tuple[dict[str, Array], dict[str, Array]]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
+    def _update(self, problem: Problem, name: str, forces: _Forces, values: _Values) -> _Values:
+        """Updates a layer. `forces` holds those of this sweep, with the g's of which they were made."""
         xs, gs = values
         if name in problem.whole:
             return values
-        layer = problem.ham.neurons[name]
-        mine = [(layers, synapse) for layers, synapse in problem.ham.connections if name in layers]
-
-        def synaptic(g: Array) -> Array:
-            now = gs | {name: g}
-            energies = [widened(problem.ham.synapses[synapse](*(now[n] for n in layers))) for layers, synapse in mine]
-            total: Array = functools.reduce(jnp.add, energies)
-            return total
-
-        force = -jax.grad(synaptic)(gs[name]) if mine else jnp.zeros_like(gs[name])
-        minimum = force / layer.leak
+        layer, minimum = problem.ham.neurons[name], jnp.zeros_like(widened(gs[name]))
+        for i, (layers, _) in enumerate(problem.ham.connections):
+            if name not in layers:
+                continue
+            others = [gs[other] for other in layers if other != name]
+            had, force = forces.get((i, name), ([], None))
+            # The force of a synapse that is linear in g_l is the same until the others move. XLA sees that in a sweep,
+            # but not in its gradient, where each product that was traced comes back.
+            if force is None or any(before is not now for before, now in zip(had, others, strict=True)):
+                force = -widened(jax.grad(_energy_of(problem.ham, i, name, gs))(gs[name]))
+                forces[i, name] = others, force
+            minimum += force / layer.leak
         moved = minimum if self.dt == 1 else xs[name] + self.dt * (minimum - xs[name])
         xs = problem.hold(xs, xs | {name: moved.astype(xs[name].dtype)})
         return xs, gs | {name: layer.activations(xs[name])}
+
+
+def _energy_of(ham: HAM, connection: int, name: str, gs: dict[str, Array]) -> Callable[[Array], Array]:
+    """The energy of a connection as a function of the g of one of its layers."""
+    layers, synapse = ham.connections[connection]
+    return lambda g: widened(ham.synapses[synapse](*(g if each == name else gs[each] for each in layers)))
