@@ -565,7 +565,7 @@ def test_images_are_generated_from_the_memory_that_is_closest_with_the_label_hel
     loss, metrics = loss_of("generate")(rehearsing, Images(images, labels), key=jr.key(0))
     memories, errors = rehearsing.memories(), []
     for image, label in zip(images, labels, strict=True):
-        nearest = memories[jnp.argmin(jnp.sum((memories - image) ** 2, axis=(1, 2, 3)))]
+        nearest = memories[jnp.argmin(jnp.sum((memories - image[None]) ** 2, axis=(1, 2, 3)))]
         path = rehearsing.recall(nearest, label=label, path=True).path
         np.testing.assert_array_equal(path.xs["label"][0], path.xs["label"][-1])
         errors.append([float(jnp.mean((x - image) ** 2)) for x in path.x[1:]])
