@@ -296,3 +296,9 @@ def test_what_does_not_fit_is_refused(model, given, message):
         model.recall(**given)
     with pytest.raises(ValueError, match=message):
         model.energy(**given)
+
+
+@pytest.mark.parametrize("flag", ["path", "energies"])
+def test_a_flag_that_jax_traces_is_refused(flag):
+    with pytest.raises(ValueError, match=f"{flag} is being traced by jax; use eqx.filter_jit"):
+        jax.jit(MODELS["ring"].recall)(IMAGE, **{flag: True})
