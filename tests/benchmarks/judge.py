@@ -17,7 +17,7 @@ from _measure import record
 
 from hamux_zoo import from_pretrained, load_images
 from hamux_zoo.data import augment, batches
-from hamux_zoo.measure import error
+from hamux_zoo.measure import classes_of, error
 
 BATCH, STEPS, RATE, EACH = 128, 4000, 3e-3, 100
 
@@ -39,7 +39,7 @@ class Judge(eqx.Module):
         self.hidden = eqx.nn.Linear(128 * (height // 8) * (width // 8), 128, key=keys[3])
         self.last = eqx.nn.Linear(128, classes, key=keys[4])
 
-    def __call__(self, image):
+    def classify(self, image):
         x = image.transpose(2, 0, 1) - 0.5
         pool = eqx.nn.MaxPool2d(2, 2)
         for layer in self.layers:
@@ -51,19 +51,10 @@ class Judge(eqx.Module):
 def step(judge, state, images, labels, key):
     def loss(judge):
         changed = jax.vmap(lambda key, image: augment(key, image, ["crop", "flip"]))(jr.split(key, BATCH), images)
-        return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(judge)(changed), labels).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(judge.classify)(changed), labels).mean()
 
     updates, state = optimizer.update(eqx.filter_grad(loss)(judge), state)
     return eqx.apply_updates(judge, updates), state
-
-
-@eqx.filter_jit
-def found(judge, images):
-    return jnp.argmax(jax.vmap(judge)(images), axis=-1)
-
-
-def classes_of(judge, images):
-    return np.concatenate([found(judge, part) for part in np.array_split(images, max(1, len(images) // 500))])
 
 
 data, *names = sys.argv[1:]

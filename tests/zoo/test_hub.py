@@ -135,7 +135,7 @@ def test_the_card_is_one_of_the_hubs(hub):
 def test_shards_are_read_and_those_of_before_go(hub, pull, tmp_path):
     model = a_model()
     model.save_pretrained(tmp_path / "m", shard_size=100)
-    hamux_zoo.push_folder(tmp_path / "m", REPO, token=WRITER)
+    hamux_zoo.push_folder(folder=tmp_path / "m", repo_id=REPO, token=WRITER)
     there = hub.repos["models", REPO]
     shards = [name for name in there.commits[there.refs["main"]] if name.startswith("model-")]
     assert len(shards) > 1

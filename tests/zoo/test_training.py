@@ -17,6 +17,7 @@ from hamux_zoo import (
     DenseHopfield,
     DenseHopfieldConfig,
     Dynamics,
+    Generator,
     Memory,
     Recipe,
     Rehearsal,
@@ -573,8 +574,20 @@ def test_images_are_generated_from_the_memory_that_is_closest_with_the_label_hel
     assert loss == pytest.approx(np.average(np.mean(errors, axis=0), weights=[1, 2]), rel=1e-4)
 
 
+class Made(Generator, Small):
+    """An architecture that generates and does not classify."""
+
+    model_type = "made"
+
+    def closest(self, x):
+        return x
+
+
 def test_to_generate_takes_labels_and_label_neurons(rehearsing):
+    labelled = jnp.ones((4, 2, 2, 1)), jnp.array([0, 1, 0, 1])
     with pytest.raises(ValueError, match='`task` is "generate", but Small does not generate; it learns'):
         quick(Small(Rehearsal(), key=jr.key(0)), jnp.ones((4, 2, 2, 1)), task="generate")
+    with pytest.raises(ValueError, match="the data have 2 classes, and this Made 0; only a Classifier gets a new head"):
+        quick(Made(Rehearsal(), key=jr.key(0)), labelled, task="generate")
     with pytest.raises(ValueError, match="have no labels to learn"):
         quick(rehearsing, jnp.ones((4, 2, 2, 1)), task="generate")

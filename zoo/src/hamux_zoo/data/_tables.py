@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -50,6 +50,13 @@ class Source(NamedTuple):
             raise ValueError(f"the model does not know the classes {unknown}; it knows {list(names)}")
         labels = np.array([names.index(name) for name in self.names])[self.images.labels]
         return self._replace(images=self.images._replace(labels=labels), names=tuple(names))
+
+
+@runtime_checkable
+class _Arraylike(Protocol):
+    """What NumPy takes for an array, of whatever library."""
+
+    def __array__(self) -> np.ndarray: ...
 
 
 Table: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
@@ -124,7 +131,7 @@ def read(
     if isinstance(data, tuple) and len(data) == 2:
         images, labels = data
         return Source(from_arrays(images, labels, wanted))
-    if isinstance(data, list) or hasattr(data, "__array__"):
+    if isinstance(data, list | _Arraylike):
         return Source(from_arrays(data, None, wanted))
     return _Pictures(data, split, wanted, skip_bad, revision).source()
 

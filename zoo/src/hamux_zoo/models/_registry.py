@@ -3,18 +3,19 @@
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import pkgutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from .. import files
 from ..files import CONFIG, find_folder, read_config
 from ..memory import Memory
 
-_Options = ParamSpec("_Options")
+_Arguments = ParamSpec("_Arguments")
 _Commit = TypeVar("_Commit")
 
 
@@ -65,14 +66,13 @@ def from_pretrained(
     return classes[model_type].of_folder(folder)
 
 
-def _if_it_loads(
-    push: Callable[Concatenate[str | Path, _Options], _Commit],
-) -> Callable[Concatenate[str | Path, _Options], _Commit]:
-    def pushed(folder: str | Path, /, *options: _Options.args, **named: _Options.kwargs) -> _Commit:
-        from_pretrained(Path(folder))
-        return push(folder, *options, **named)
+def _if_it_loads(push: Callable[_Arguments, _Commit]) -> Callable[_Arguments, _Commit]:
+    @functools.wraps(push)
+    def pushed(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Commit:
+        given = inspect.signature(push).bind(*arguments, **named).arguments
+        from_pretrained(Path(given["folder"]))
+        return push(*arguments, **named)
 
-    functools.update_wrapper(pushed, push)
     return pushed
 
 

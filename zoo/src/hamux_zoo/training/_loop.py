@@ -244,8 +244,12 @@ def _with_classes_of(source: Source, model: Model, recipe: Recipe, display: Disp
             only = source.names[labels[0]] if source.names else labels[0]
             raise ValueError(f"all images are of one class ({only}); expected two or more")
         if source.classes != model.config.classes:
-            assert isinstance(model, Classifier)
             had = model.config.classes
+            if not isinstance(model, Classifier):
+                raise ValueError(
+                    f"the data have {source.classes} classes, and this {type(model).__name__} {had}; only a Classifier "
+                    "gets a new head"
+                )
             display.say(f"the head is replaced: it was for {had} classes, the data have {source.classes}")
             model = model.with_head(classes=source.classes, key=jr.key(recipe.seed))
     named = source.names and source.classes == model.config.classes and source.names != model.config.class_names

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -136,10 +135,12 @@ TASKS: dict[str, Loss] = {
 _ROLES: dict[str, type] = {"classify": Classifier, "generate": Generator}
 
 # (model, key, image) -> what is given of the image, and the mask of what is known of it, or None
-Damage = Callable[[Any, PRNGKeyArray, Image], tuple[Image, Known | None]]
+Damage = Callable[[Memory, PRNGKeyArray, Image], tuple[Image, Known | None]]
 
 
-def _closest(model: Generator, key: PRNGKeyArray, image: Image) -> tuple[Image, Known | None]:
+def _closest(model: Memory, key: PRNGKeyArray, image: Image) -> tuple[Image, Known | None]:
+    """The image from which a generation of this one may start; no pixel is known."""
+    assert isinstance(model, Generator)
     return jax.lax.stop_gradient(model.closest(image)), None
 
 
