@@ -22,4 +22,5 @@ from .models.energy_transformer import (
     EnergyTransformer as EnergyTransformer,
     EnergyTransformerConfig as EnergyTransformerConfig,
 )
-from .training import Recipe as Recipe, finetune as finetune, train as train
+from .models.probed import Probed as Probed, ProbedConfig as ProbedConfig
+from .training import Probe as Probe, Recipe as Recipe, finetune as finetune, probe as probe, train as train

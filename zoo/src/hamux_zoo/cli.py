@@ -222,6 +222,49 @@ def finetune(name: Name, training: _Training, config: Fields = None) -> None:
 
 
 @_command()
+def probe(
+    name: Name,
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="The folder for the model and a picture of its confusions.")] = None,
+    skip_bad: SkipBad = False,
+    seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.")] = 0,
+) -> None:
+    """Fit a linear classifier on your own data to a model's features, in seconds, and measure it."""
+    from .models import from_pretrained
+    from .training import probe
+
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there already and is not empty; choose another folder with `out`")
+    probed = probe(from_pretrained(name), data, skip_bad=skip_bad, seed=seed)
+    for note in probed.notes:
+        _say(note)
+    if probed.error is not None:
+        table = Table("cross-validated", "error", "95 % interval", title=f"{len(probed.labels)} images")
+        sides = {
+            f"{name}, features": (probed.error, probed.interval),
+            "raw pixels, support vector machine": (probed.raw_error, probed.raw_interval),
+        }
+        for side, (error, interval) in sides.items():
+            if error is not None and interval is not None:
+                table.add_row(side, f"{error:.1f} %", f"{interval[0]:.1f} to {interval[1]:.1f} %")
+        console.print(table)
+    if out is None:
+        return
+    probed.model.save_pretrained(out / "model")
+    _say(f"saved: {out / 'model'}")
+    if probed.found is not None:
+        import matplotlib
+
+        matplotlib.use("agg")
+        from .show import plots
+
+        config = probed.model.config
+        names = config.class_names or [str(label) for label in range(config.classes)]
+        plots.save(plots.confusions(probed.labels, probed.found, names), out / "confusions.png")
+        _say(f"drawn: {out / 'confusions.png'}")
+
+
+@_command()
 def train(
     architecture: Annotated[str, typer.Argument(help="The model_type of an architecture.")],
     training: _Training,

@@ -15,8 +15,8 @@ import numpy as np
 class Config:
     """The base of every config: a frozen dataclass whose fields are checked against their annotations.
 
-    Subclass it with fields of int, float, bool, str, `Literal`, tuples and unions of these. Lists, arrays and NumPy
-    numbers become tuples and plain numbers.
+    Subclass it with fields of int, float, bool, str, `Literal`, tuples and unions of these, and of other configs.
+    Lists, arrays and NumPy numbers become tuples and plain numbers.
 
     - `shape`: the shape of one pattern; (height, width, channels) for an image.
     - `classes`: the number of classes, 0 for none.
@@ -33,6 +33,8 @@ class Config:
         hints = typing.get_type_hints(type(self))
         for name in (field.name for field in dataclasses.fields(self)):
             value, hint = getattr(self, name), hints[name]
+            if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, hint):
+                continue
             try:
                 plain = msgspec.convert(_plain(value), hint, strict=True)
             except msgspec.ValidationError:

@@ -12,7 +12,7 @@ from typing import NamedTuple, SupportsFloat, TypedDict
 import matplotlib.pyplot as plt
 import numpy as np
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -116,6 +116,25 @@ def landscape(
         ax.plot(*path[0], marker="o", color=COLOURS[1], markerfacecolor="white", markersize=5)
         ax.plot(*path[-1], marker="o", color=COLOURS[1], markersize=5)
     ax.set(xlabel=labels[0], ylabel=labels[1], xlim=(a[0], a[-1]), ylim=(b[0], b[-1]))
+    return ax
+
+
+def confusions(
+    labels: Int[np.ndarray, " count"], found: Int[np.ndarray, " count"], names: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """Draws how often an image of each class, a row, is found to be of each, a column, in percent of the row."""
+    count = len(names)
+    ax = ax or plt.subplots(figsize=(1.8 + 0.4 * count, 1.2 + 0.4 * count), layout="constrained")[1]
+    table = np.bincount(count * np.asarray(labels) + np.asarray(found), minlength=count**2).reshape(count, count)
+    shares = 100 * table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    ax.imshow(shares, cmap="cividis", vmin=0, vmax=100)
+    if count <= 30:
+        for row, column in zip(*np.nonzero(table), strict=True):
+            share = shares[row, column]
+            colour = "black" if share > 50 else "white"
+            ax.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    ax.set(xlabel="found", ylabel="class", xticks=range(count), yticks=range(count), yticklabels=names)
+    ax.set_xticklabels(names, rotation=90)
     return ax
 
 
