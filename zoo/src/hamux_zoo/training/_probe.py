@@ -187,7 +187,7 @@ def balanced_error(found: Labels, labels: Labels) -> tuple[float, tuple[float, f
     there, each = np.unique(labels, return_inverse=True)
     counts = np.bincount(each)
     wrong = float(np.mean(np.bincount(each, weights=found != labels) / counts))
-    size, z = len(there) ** 2 / np.sum(1 / counts), 1.96
+    size, z = len(there) ** 2 / float(np.sum(1 / counts)), 1.96
     middle = (wrong + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z * math.sqrt(wrong * (1 - wrong) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
-    return 100 * wrong, (100 * (middle - half), 100 * (middle + half))
+    return 100 * wrong, (100 * max(0.0, middle - half), 100 * min(1.0, middle + half))
