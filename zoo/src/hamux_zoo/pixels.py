@@ -5,7 +5,7 @@ A mask `known` is boolean and True where a pixel is right and is to be kept.
 
 import io
 import os
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,45 +19,181 @@ if TYPE_CHECKING:
 
 Statistics = tuple[float, ...]
 
+# What a person may have of a picture: itself, its file, the file's bytes, or an array.
+AnyPicture: TypeAlias = "Picture | str | os.PathLike[str] | bytes | IO[bytes] | ArrayLike"
+
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_EIGHT_BIT = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"}
+
+
+class Converted(NamedTuple):
+    """An image made of a picture, and what was done to it: words that go after "it was", such as "resized"."""
+
+    image: Float[np.ndarray, "height width channels"]
+    notes: tuple[str, ...]
 
 
 def from_picture(
-    picture: "Picture | str | os.PathLike[str] | bytes", shape: tuple[int, ...], resampling: str = "LANCZOS"
-) -> Float[np.ndarray, "height width channels"]:
-    """Returns a picture, its file or a file's bytes as an image of `shape`; see `open_picture` and `fit`."""
-    if isinstance(picture, bytes):
-        picture = open_picture(io.BytesIO(picture))
-    elif isinstance(picture, str | os.PathLike):
-        picture = open_picture(picture)
-    return np.array(fit(picture, shape, resampling), np.float32).reshape(shape) / 255
+    picture: AnyPicture,
+    shape: tuple[int, ...],
+    *,
+    background: str = "white",
+    invert: bool = False,
+    resampling: str = "LANCZOS",
+) -> Converted:
+    """Returns a picture as an image of `shape`, floats in [0, 1], and says what it did.
+
+    - `picture`: a path, a file's bytes, a picture of Pillow, or an array (height, width) or (height, width, channels).
+      An array of floats in [0, 1] of that shape stays as it is; others are turned into 8 bits a channel. See
+      `open_picture` and `fit`.
+    - `invert`: turn bright into dark.
+
+    **Raises** as `open_picture` and `fit`.
+    """
+    array, notes = _array_of(picture), list[str]()
+    image: Float[np.ndarray, "height width channels"]
+    if array is not None and array.dtype.kind == "f" and array.shape == shape:
+        _check_floats(array)
+        image = np.asarray(array, np.float32)
+    else:
+        opened, notes = open_picture(picture)
+        fitted, more = fit(opened, shape, background=background, resampling=resampling)
+        image, notes = np.array(fitted, np.float32).reshape(shape) / 255, [*notes, *more]
+    if invert:
+        image = np.concatenate([1 - image[..., :3], image[..., 3:]], axis=-1)
+    return Converted(image, tuple(notes))
 
 
-def open_picture(file: str | os.PathLike[str] | IO[bytes]) -> "Picture":
-    """Returns the picture in a file: upright, with 8 bits a channel, grey or in colour.
+def open_picture(picture: AnyPicture) -> tuple["Picture", list[str]]:
+    """Returns a picture upright, with 8 bits a channel, grey or in colour, with its opacity if it has any; and notes.
 
-    **Raises** ValueError for more bits, and whatever Pillow raises for a file that it cannot read.
+    Whole numbers are divided by the most that their type holds; a file of floats by its own range, which is noted. Of a
+    file with several pictures it is the first.
+
+    **Raises** ValueError for what cannot be a picture: an array of another shape, of floats outside of [0, 1] or below
+    0; and whatever Pillow raises for a file that it cannot read.
     """
     from PIL import Image, ImageOps
 
-    with Image.open(file) as picture:
-        if picture.mode not in _EIGHT_BIT:
-            raise ValueError(f"mode {picture.mode}; expected 8 bits a channel")
-        upright = ImageOps.exif_transpose(picture)
-    if upright.mode in _MODES.values():
-        return upright
-    return upright.convert("L" if upright.mode in ("1", "LA") else "RGB")
+    if isinstance(picture, Image.Image):
+        return _eight_bits(ImageOps.exif_transpose(picture))
+    if (array := _array_of(picture)) is not None:
+        return Image.fromarray(_bytes_of(array)), []
+    file: Any = io.BytesIO(picture) if isinstance(picture, bytes) else picture
+    with Image.open(file) as opened:
+        upright, notes = _eight_bits(ImageOps.exif_transpose(opened))
+        upright.load()
+        if (count := getattr(opened, "n_frames", 1)) > 1:
+            notes = [f"taken as the first of {count} pictures in its file", *notes]
+    return upright, notes
 
 
-def fit(picture: "Picture", shape: tuple[int, ...], resampling: str = "LANCZOS") -> "Picture":
-    """Returns the middle of a picture, resized to `shape` by one of Pillow's methods of resampling."""
+def fit(
+    picture: "Picture", shape: tuple[int, ...], *, background: str = "white", resampling: str = "LANCZOS"
+) -> tuple["Picture", list[str]]:
+    """Returns the middle of a picture, resized to `shape` by one of Pillow's methods of resampling; and notes.
+
+    A picture with opacity is laid over the `background`, unless `shape` has four channels. Where that would leave one
+    colour alone, as of white ink, it is laid over black.
+
+    **Raises** ValueError for a number of channels other than 1, 3 and 4, and a `background` that is no colour.
+    """
     from PIL import Image, ImageOps
 
     height, width, channels = shape
     if channels not in _MODES:
         raise ValueError(f"`shape` has {channels} channels; images from files have one of {sorted(_MODES)}")
-    return ImageOps.fit(picture.convert(_MODES[channels]), (width, height), Image.Resampling[resampling])
+    notes = list[str]()
+    if channels != 4 and picture.mode in ("LA", "RGBA"):
+        picture, notes = flatten(picture, background)
+    mode = _MODES[channels]
+    if picture.mode != mode and {picture.mode, mode} == {"L", "RGB"}:
+        notes.append("made grey" if mode == "L" else "made of three equal channels")
+    if picture.size != (width, height):
+        notes.append(f"resized to {height} × {width} pixels")
+    return ImageOps.fit(picture.convert(mode), (width, height), Image.Resampling[resampling]), notes
+
+
+def flatten(picture: "Picture", background: str = "white") -> tuple["Picture", list[str]]:
+    """Returns a picture with opacity laid over a `background`; see `fit`."""
+    from PIL import Image
+
+    def over(colour: str) -> "Picture":
+        laid = Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture.convert("RGBA"))
+        return laid.convert("L" if picture.mode == "LA" else "RGB")
+
+    laid, opacity = over(background), picture.getchannel("A").getextrema()
+    if opacity == (255, 255):
+        return laid, []
+    if opacity[1] and _one_colour(laid) and not _one_colour(black := over("black")):
+        return black, [f"laid over black, since over {background} it would be of one colour"]
+    return laid, [f"laid over {background}"]
+
+
+def _one_colour(picture: "Picture") -> bool:
+    extrema = np.reshape(picture.getextrema(), (-1, 2))
+    return bool(np.all(extrema[:, 0] == extrema[:, 1]))
+
+
+def _eight_bits(picture: "Picture") -> tuple["Picture", list[str]]:
+    from PIL import Image
+
+    mode = picture.mode
+    if mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in picture.info:
+        return picture, []
+    if mode == "F":
+        values = np.asarray(picture, np.float64)
+        finite = values[np.isfinite(values)]
+        low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+        unit = np.nan_to_num((values - low) / ((high - low) or 1.0), posinf=1.0, neginf=0.0)
+        scaled = Image.fromarray(np.round(255 * unit.clip(0, 1)).astype(np.uint8))
+        return scaled, [f"scaled from its own range, {low:.4g} to {high:.4g}"]
+    if mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.size and values.min() < 0:
+            raise ValueError(f"pixels go down to {values.min()}; expected whole numbers of at least 0")
+        deep = mode == "I" and values.max(initial=0) > np.iinfo(np.uint16).max
+        return Image.fromarray(_bytes_of(values.astype(np.int32 if deep else np.uint16))), []
+    if mode in ("1", "L"):
+        return picture.convert("LA" if "transparency" in picture.info else "L"), []
+    opaque = "transparency" not in picture.info and mode not in ("PA", "La", "RGBa")
+    return picture.convert("RGB" if opaque else "RGBA"), []
+
+
+def _array_of(picture: object) -> np.ndarray | None:
+    """The array that was given for a picture, if it was one."""
+    from PIL import Image
+
+    if isinstance(picture, Image.Image | io.IOBase | str | os.PathLike | bytes):
+        return None
+    return np.asarray(picture)
+
+
+def _bytes_of(array: np.ndarray) -> np.ndarray:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 2, 3, 4) or not array.size:
+        raise ValueError(
+            f"an array of shape {array.shape} is no picture; expected (height, width) or (height, width, channels), "
+            "with 1 or 3 channels, and perhaps one more for the opacity"
+        )
+    array = array[..., 0] if array.ndim == 3 and channels == 1 else array
+    if array.dtype.kind == "f":
+        _check_floats(array)
+        return np.round(255 * array.astype(np.float64)).astype(np.uint8)
+    if array.dtype == bool:
+        return 255 * array.astype(np.uint8)
+    if array.dtype.kind not in "iu" or array.min() < 0:
+        from_to = f" from {array.min()} to {array.max()}" if array.dtype.kind in "iu" else ""
+        raise ValueError(
+            f"an array of {array.dtype}{from_to} is no picture; expected whole numbers of at least 0, or floats "
+            "in [0, 1]"
+        )
+    most = np.iinfo(array.dtype).max
+    return array if most == 255 else np.round(255 * (array / most)).astype(np.uint8)
+
+
+def _check_floats(array: np.ndarray) -> None:
+    if not (array.min() >= 0 and array.max() <= 1):
+        raise ValueError(f"an array that ranges {span(array)} is no picture; expected floats in [0, 1]")
 
 
 def check_image(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..files import answers
-from ..pixels import fit, open_picture
+from ..pixels import fit, flatten, open_picture
 from ._images import Images, from_arrays, whole_number
 
 if TYPE_CHECKING:
@@ -210,7 +210,8 @@ class _Pictures:
 
         self._name, self._shape, self._skip_bad, self._places = _name_of(data), shape, skip_bad, _places(data)
         self._hub_id = _hub_id(data, revision)
-        self._count = self._resized = 0
+        self._count = 0
+        self._changed: collections.Counter[str] = collections.Counter()
         self._bad: list[str] = []
         self._seen: collections.Counter[tuple[tuple[int, int], str]] = collections.Counter()
         tables = _open(data, revision, streaming)
@@ -253,7 +254,7 @@ class _Pictures:
             place = (one and one["path"]) or f"image {self._count} of {self._name}"
             self._count += 1
             try:
-                picture = open_picture(_content(one, self._places))
+                picture, notes = open_picture(_content(one, self._places))
             except ConnectionError:
                 raise
             except Exception as error:  # whatever a broken file makes Pillow's many readers raise
@@ -262,13 +263,14 @@ class _Pictures:
                     raise ValueError(f"{place} cannot be read: {error} ({hint})") from None
                 self._bad.append(place)
                 continue
-            size = (picture.height, picture.width)
-            self._seen[size, picture.mode] += 1
             if self._shape is not None:
-                self._resized += size != self._shape[:2]
-                picture = fit(picture, self._shape)
-            elif len(self._seen) > 1:
-                continue  # the images are refused below, after all kinds are counted
+                picture, more = fit(picture, self._shape)
+            else:
+                picture, more = flatten(picture) if picture.mode == "LA" else (picture, [])
+                self._seen[(picture.height, picture.width), picture.mode] += 1
+                if len(self._seen) > 1:
+                    continue  # the images are refused below, after all kinds are counted
+            self._changed.update([*notes, *more])
             images.append(np.asarray(picture))
             kept.append(index)
         if self._shape is None and len(self._seen) > 1:
@@ -291,8 +293,7 @@ class _Pictures:
 
     def _notes(self) -> tuple[str, ...]:
         notes, read = [], self._count - len(self._bad)
-        if self._resized and self._shape is not None:
-            notes.append(f"{self._resized} of {read} images were resized to {self._shape[0]} × {self._shape[1]} pixels")
+        notes += [f"{count} of {read} images were {change}" for change, count in self._changed.items()]
         if self._bad:
             shown = ", ".join(self._bad[:3]) + (", …" if len(self._bad) > 3 else "")
             notes.append(f"{len(self._bad)} images cannot be read and were left out: {shown}")

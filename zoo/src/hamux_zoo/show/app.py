@@ -163,7 +163,7 @@ def _loaded(file: str, name: str) -> Update:
         raise _Wrong(f"{Path(file).name} has {size / 2**20:.1f} MB; at most {_UPLOAD_MB} MB are taken")
     shape = picture_shape(_model(name).config)
     try:
-        return _on_canvas(from_picture(file, shape, "BOX"), _ERASER)
+        return _on_canvas(from_picture(file, shape, resampling="BOX").image, _ERASER)
     except Exception as error:  # Pillow's many readers raise anything for a file that is no image
         raise _Wrong(f"{Path(file).name} is not an image that can be read (PNG, JPEG, …)") from error
 
@@ -260,11 +260,11 @@ def _read(drawn: Drawn, shape: tuple[int, int, int], hidden: str) -> tuple[Pictu
         stroke[magenta] = 0
         picture.alpha_composite(Image.fromarray(stroke))
     height, width, _ = shape
-    share = from_picture(Image.fromarray(255 * erased.astype(np.uint8)), (height, width, 1), "BOX")
+    share = from_picture(erased, (height, width, 1), resampling="BOX").image
     known = np.broadcast_to(share < 0.25, shape).copy()
     top, left = _HIDDEN[hidden]
     known[int(top * height) :, int(left * width) :] = False
-    return from_picture(picture, shape, "BOX"), known
+    return from_picture(picture, shape, resampling="BOX").image, known
 
 
 def _on_canvas(picture: Picture, brush: str) -> Update:
