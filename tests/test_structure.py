@@ -44,12 +44,14 @@ CORE_ORDER = [
 FILES = [*[f"files.{name}" for name in ("_archive", "_folder", "_hub", "_card", "_saving", "_push")], "files"]
 ARCHITECTURES = [f"models.{path.stem}" for path in (ZOO / "models").glob("[!_]*.py")]
 DATA = ["data._changes", "data._images", "data._tables", "data"]
-TRAINING = [f"training.{name}" for name in ("_devices", "_checkpoints", "_log", "_tasks", "_recipe", "_steps", "_run")]
+TRAINING = [
+    f"training.{name}" for name in ("_devices", "_checkpoints", "_log", "_tasks", "_recipe", "_steps", "_run", "_probe")
+]
 TRAINING += ["training._loop", "training"]
 MEASURE = ["measure._baselines", "measure._evaluation", "measure"]
 SHOW = [*[f"show.{name}" for name in ("_pictures", "plots", "_demo", "app")], "show"]
-MODELS = [*ARCHITECTURES, "models._registry", "models"]
-GENERAL = [*MODELS, *DATA, *TRAINING, *MEASURE, *SHOW]
+MODELS = ["models._registry", "models", *ARCHITECTURES]
+GENERAL = [*MODELS, *DATA, *TRAINING, *MEASURE, "answers", *SHOW]
 ZOO_ORDER = ["pixels", "statistics", *FILES, "progress", "config", "pretrained", "memory", *GENERAL, "cli", "__init__"]
 
 
@@ -99,6 +101,7 @@ def test_core_knows_no_zoo_and_an_architecture_only_what_is_public():
             "config",
             "pretrained",
             "memory",
+            "models",
         }
     for path in (ZOO / "data").glob("*.py"):
         assert not imported(path, ZOO) & {"memory", *MODELS}

@@ -9,7 +9,8 @@ from PIL import Image
 
 from hamux_zoo.pixels import from_picture, open_picture
 
-MODES = "1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr HSV I F I;16 I;16B".split()
+MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]
+MODES += ["I", "F", "I;16", "I;16B"]
 rng = np.random.default_rng(0)
 
 

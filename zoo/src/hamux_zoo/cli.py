@@ -1,11 +1,13 @@
 """The command line, `hamux-zoo`. Each command imports what it needs when it runs, so that the others start at once."""
 
+import csv
 import dataclasses
 import functools
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,6 +150,200 @@ def evaluate(
     for measure, value in evaluate(model, part, *(source.images for source in train)).items():
         table.add_row(measure, f"{value:.4g}")
     console.print(table)
+
+
+Pictures = Annotated[list[str], typer.Argument(help="Files, folders, patterns such as '*.png', or a data set's id.")]
+Background = Annotated[str, typer.Option(help="The colour below pictures with opacity.")]
+Invert = Annotated[bool, typer.Option("--invert", help="Turn bright into dark, for ink on paper.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print a table for machines, of comma-separated values.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each picture.")]
+Row = dict[str, object]
+
+
+@_command()
+def classify(
+    name: Name,
+    pictures: Pictures,
+    background: Background = "white",
+    invert: Invert = False,
+    as_csv: AsCsv = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell the class of pictures."""
+    from .answers import Classified, predict
+
+    def row(answer: Any) -> Row:
+        assert isinstance(answer, Classified)
+        return {"class": answer.name, "probability": round(answer.probability, 4)}
+
+    answers = predict(_loaded(name), pictures, "classify", background=background, invert=invert)
+    _answer(answers, row, as_csv, as_json)
+
+
+@_command()
+def recall(
+    name: Name,
+    pictures: Pictures,
+    known: Annotated[Path | None, typer.Option(help="A picture that is white where a pixel is known.")] = None,
+    erase: Annotated[
+        str | None, typer.Option(help="The part to fill: lower, upper, left, right, quarter or patches.")
+    ] = None,
+    noise: Annotated[float, typer.Option(help="The share of the pixels to make black or white first.")] = 0.0,
+    steps: Annotated[int | None, typer.Option(help="So many steps.", show_default="as the model was trained")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder for pictures of what is given and recalled.")] = None,
+    background: Background = "white",
+    invert: Invert = False,
+    as_csv: AsCsv = False,
+    as_json: AsJson = False,
+) -> None:
+    """Recall pictures: remove noise from them, or fill what is erased."""
+    from .answers import Completed, predict
+    from .pixels import from_picture
+
+    model = _loaded(name)
+    mask = None if known is None else from_picture(known, (*model.config.shape[:2], 1)).image > 0.5
+
+    def row(answer: Any) -> Row:
+        assert isinstance(answer, Completed)
+        found: Row = {"steps": answer.steps, "energy": round(answer.energy, 4), "converged": answer.converged}
+        if out is not None:
+            found["picture"] = str(_drawn(out, answer.source, [answer.given, answer.recalled]))
+        return found
+
+    answers = predict(
+        model,
+        pictures,
+        "recall",
+        known=mask,
+        erase=erase,
+        noise=noise,
+        steps=steps,
+        background=background,
+        invert=invert,
+    )
+    _answer(answers, row, as_csv, as_json)
+
+
+@_command()
+def generate(
+    name: Name,
+    label: Annotated[str, typer.Option(help="The class, by its name or number.")],
+    out: Annotated[Path, typer.Option(help="The folder for the pictures.")] = Path("generated"),
+    count: Annotated[int, typer.Option(help="The number of pictures.", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.", min=0)] = 0,
+) -> None:
+    """Make up pictures of a class."""
+    import jax
+    import numpy as np
+
+    from .memory import Generator
+
+    model = _loaded(name)
+    if not isinstance(model, Generator) or "generate" not in model.tasks:
+        raise ValueError(f"{name} cannot generate; it does {sorted(model.tasks)}")
+    names = model.config.class_names or tuple(str(number) for number in range(model.config.classes))
+    if label not in names and not (label.isdecimal() and int(label) < len(names)):
+        raise ValueError(f'`label` is "{label}"; the model knows the classes {list(names)}')
+    number = names.index(label) if label in names else int(label)
+    keys = jax.random.split(jax.random.key(seed), count)
+    generated = jax.jit(jax.vmap(lambda key: model.generate(number, key=key).x))(keys)
+    for i, image in enumerate(np.asarray(generated)):
+        print(_drawn(out, f"{label}-{i}", [image]))
+
+
+@_command()
+def features(
+    name: Name,
+    pictures: Pictures,
+    out: Annotated[Path, typer.Option(help="The table to write, .parquet or .npz.")],
+    background: Background = "white",
+    invert: Invert = False,
+) -> None:
+    """Write the features of pictures to a table, one row for each."""
+    import numpy as np
+
+    from .answers import Described, predict
+
+    if out.suffix not in (".parquet", ".npz"):
+        raise ValueError(f"`out` is {out}; expected a name that ends in .parquet or .npz")
+    sources, rows = [], []
+
+    def row(answer: Any) -> Row:
+        assert isinstance(answer, Described)
+        sources.append(answer.source)
+        rows.append(answer.features)
+        return {"features": len(answer.features)}
+
+    try:
+        _answer(predict(_loaded(name), pictures, "features", background=background, invert=invert), row, False, False)
+    finally:
+        if rows and out.suffix == ".npz":
+            np.savez(out, source=np.array(sources), features=np.stack(rows))
+        elif rows:
+            import pandas as pd
+
+            pd.DataFrame({"source": sources, "features": rows}).to_parquet(out)
+
+
+def _loaded(name: str) -> Any:
+    from .models import from_pretrained
+
+    return from_pretrained(name)
+
+
+def _answer(answers: Iterator[Any], row: Callable[[Any], Row], as_csv: bool, as_json: bool) -> None:
+    """Prints a row for each answer, and how the pictures were changed; ends with 1 if one could not be read."""
+    from collections import Counter
+
+    from rich.progress import track
+
+    from .answers import Unread
+
+    if as_csv and as_json:
+        raise ValueError("`as_csv` and `as_json` exclude one another")
+    errors = Console(stderr=True)
+    rows, notes, unread = list[Row](), Counter[str](), list[Unread]()
+    writer: csv.DictWriter[str] | None = None
+    for answer in track(answers, "pictures", console=errors, transient=True, disable=not errors.is_terminal):
+        if isinstance(answer, Unread):
+            unread.append(answer)
+            continue
+        notes.update(answer.notes)
+        found = {"source": answer.source, **row(answer)}
+        if as_json:
+            print(json.dumps(found, ensure_ascii=False))
+        elif as_csv:
+            if writer is None:
+                writer = csv.DictWriter(sys.stdout, list(found), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(found)
+        else:
+            rows.append(found)
+    if rows:
+        table = Table(*(Column(name, overflow="fold") for name in rows[0]))
+        for found in rows:
+            table.add_row(*(str(value) for value in found.values()))
+        console.print(table)
+    said = [f"{times} of the pictures: {note}" for note, times in notes.items()]
+    for line in [*said, *(f"{each.source} cannot be read: {each.reason}" for each in unread)]:
+        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+    if unread:
+        raise typer.Exit(1)
+
+
+def _drawn(folder: Path, name: str, images: Sequence[Any]) -> Path:
+    """Writes images side by side, enlarged, to a file in a folder that is named after `name`."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = re.sub(r"[^\w.-]+", "-", name).strip("-")
+    file = folder / f"{plain}.png"
+    side = np.concatenate([np.pad(image, [(1, 1), (1, 1), (0, 0)], constant_values=0.5) for image in images], axis=1)
+    times = max(1, 256 // side.shape[0])
+    large = np.round(255 * side.repeat(times, axis=0).repeat(times, axis=1)).astype(np.uint8)
+    Image.fromarray(large.squeeze()).save(file)
+    return file
 
 
 @dataclasses.dataclass(kw_only=True)

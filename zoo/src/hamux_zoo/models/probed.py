@@ -13,8 +13,8 @@ import hamux
 
 from ..config import Config, make_config
 from ..memory import Clamp, Classifier, Dynamics, Featured, States, compiled
+from ..models import model_classes
 from ..pretrained import config_of, skeleton_of
-from ._registry import model_classes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
