@@ -43,7 +43,7 @@ CORE_ORDER = [
 ]
 FILES = [*[f"files.{name}" for name in ("_archive", "_folder", "_hub", "_card", "_saving", "_push")], "files"]
 ARCHITECTURES = [f"models.{path.stem}" for path in (ZOO / "models").glob("[!_]*.py")]
-DATA = ["data._changes", "data._images", "data._tables", "data"]
+DATA = ["data._changes", "data._folders", "data._images", "data._tables", "data"]
 TRAINING = [
     f"training.{name}" for name in ("_devices", "_checkpoints", "_log", "_tasks", "_recipe", "_steps", "_run", "_probe")
 ]

@@ -252,7 +252,8 @@ def test_photos_of_many_sizes_and_modes_become_alike(photos):
     assert source.names == ("cats", "dogs")
     np.testing.assert_array_equal(source.images.labels, [0, 0, 0, 1, 1, 1])
     alike = "2 of 6 images were made of three equal channels"
-    assert source.notes == ("3 of 6 images were resized to 16 × 16 pixels", alike)
+    found = "6 pictures in 2 classes (cats 3, dogs 3)"
+    assert source.notes == (found, "3 of 6 images were resized to 16 × 16 pixels", alike)
     np.testing.assert_array_equal(source.images.images[5, [0, 15], 8, 0], [255, 0])
     np.testing.assert_array_equal(load_images(photos, shape=(16, 16, 3)).images[5, [0, 15], 8, 0], [1, 0])
     assert load_images(photos, shape=(8, 8, 1)).images.shape == (6, 8, 8, 1)

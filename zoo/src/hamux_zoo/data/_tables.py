@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..files import answers
 from ..pixels import fit, flatten, open_picture
+from ._folders import Found, find_pictures
 from ._images import Images, from_arrays, whole_number
 
 if TYPE_CHECKING:
@@ -167,6 +168,9 @@ def _open(data: Data, revision: str | None = None, streaming: bool = False) -> d
 
     if isinstance(data, str | os.PathLike):
         path = Path(data).expanduser()
+        if (found := _pictures_in(data)) is not None:
+            tables = {split: _table_of(found, split) for split in found.files}
+            return {split: table.to_iterable_dataset() if streaming else table for split, table in tables.items()}
         place = str(path) if path.exists() else str(data)
         where = {"path": "parquet", "data_files": place} if path.is_file() else {"path": place}
         try:
@@ -185,6 +189,23 @@ def _open(data: Data, revision: str | None = None, streaming: bool = False) -> d
     if not isinstance(data, datasets.DatasetDict | datasets.IterableDatasetDict):
         raise ValueError(f"data of type {type(data).__name__}; expected a folder, a Hub id, a data set, or arrays")
     return dict(data)
+
+
+def _pictures_in(data: Data) -> Found | None:
+    """The pictures in a local folder, if it is one and holds any."""
+    path = Path(data).expanduser() if isinstance(data, str | os.PathLike) else None
+    return find_pictures(path) if path is not None and path.is_dir() else None
+
+
+def _table_of(found: Found, split: str) -> "datasets.Dataset":
+    import datasets
+
+    columns: dict[str, list[Any]] = {"image": [{"bytes": None, "path": str(file)} for file in found.files[split]]}
+    features: dict[str, object] = {"image": datasets.Image(decode=False)}
+    if found.classes:
+        columns["label"] = list(found.classes[split])
+        features["label"] = datasets.ClassLabel(names=list(found.names))
+    return datasets.Dataset.from_dict(columns, datasets.Features(features))
 
 
 class _Stored(TypedDict):
@@ -210,6 +231,8 @@ class _Pictures:
 
         self._name, self._shape, self._skip_bad, self._places = _name_of(data), shape, skip_bad, _places(data)
         self._hub_id = _hub_id(data, revision)
+        found = _pictures_in(data)
+        self._found = found.notes(split) if found is not None and split in found.files else []
         self._count = 0
         self._changed: collections.Counter[str] = collections.Counter()
         self._bad: list[str] = []
@@ -292,7 +315,7 @@ class _Pictures:
         return from_arrays(np.stack(images), classes)
 
     def _notes(self) -> tuple[str, ...]:
-        notes, read = [], self._count - len(self._bad)
+        notes, read = list(self._found), self._count - len(self._bad)
         notes += [f"{count} of {read} images were {change}" for change, count in self._changed.items()]
         if self._bad:
             shown = ", ".join(self._bad[:3]) + (", …" if len(self._bad) > 3 else "")

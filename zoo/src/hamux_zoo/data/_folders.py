@@ -1,0 +1,130 @@
+"""Folders of pictures: which files are used, of which split and class, and which are left out."""
+
+import collections
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+# What a folder at the top may be called, in any case, to be a split.
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+_JUNK = {".ds_store", "thumbs.db", "desktop.ini"}
+_ADVICE = {
+    ".heic": "not readable here; pip install pillow-heif",
+    ".heif": "not readable here; pip install pillow-heif",
+    ".svg": "drawn by lines; export them as .png",
+}
+
+
+class Found(NamedTuple):
+    """The pictures of a folder.
+
+    - `files`: by split. `classes`: the name of each one's class, or None if they have no classes.
+    - `left_out`: files that are not used, and why.
+    """
+
+    files: Mapping[str, list[Path]]
+    classes: Mapping[str, list[str]] | None
+    left_out: list[tuple[Path, str]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes in the order of their names."""
+        return tuple(sorted({name for each in self.classes.values() for name in each})) if self.classes else ()
+
+    def notes(self, split: str) -> list[str]:
+        """Sentences on what was found of a split, and on what is left out of the folder."""
+        files, said = self.files[split], []
+        if self.classes:
+            counts = collections.Counter(self.classes[split])
+            shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())[:10])
+            more = ", …" if len(counts) > 10 else ""
+            said.append(f"{len(files)} pictures in {len(counts)} classes ({shown}{more})")
+        else:
+            said.append(f"{len(files)} pictures without classes")
+        if self.left_out:
+            reasons = collections.Counter(reason for _, reason in self.left_out)
+            why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+            said.append(f"{len(self.left_out)} files left out: {why}")
+        return said
+
+
+def find_pictures(folder: Path) -> Found | None:
+    """Returns the pictures in a folder and its subfolders, or None if there is none.
+
+    Links are followed, except into a folder that they are in.
+
+    | what lies in the folder | splits | class of a picture |
+    |---|---|---|
+    | folders that are all named as splits, such as "train" and "Testing" | each of them | as below, within it |
+    | a single folder, and no picture beside it | as within it | as within it |
+    | other folders, whatever their names | "train" | the first folder on the way to it |
+    | pictures alone | "train" | none |
+
+    A picture that lies beside folders of classes has no class, and is left out.
+    """
+    files, left_out = list[Path](), list[tuple[Path, str]]()
+    for file in _walk(folder, ()):
+        ending = file.suffix.lower()
+        if file.name.lower() in _JUNK or file.name.startswith("._"):
+            continue
+        if not file.exists():
+            left_out.append((file, "a link to nothing"))
+        elif ending in _endings():
+            files.append(file)
+        else:
+            left_out.append((file, f"{ending or 'without an ending'} ({_ADVICE.get(ending, 'no picture')})"))
+    if not files:
+        return None
+    ways = _without_single_folders({file: file.relative_to(folder).parts for file in files})
+    tops = {way[0] for way in ways.values() if len(way) > 1}
+    of = dict.fromkeys(files, "train")
+    if tops and all(top.lower() in SPLITS for top in tops):
+        of = {file: SPLITS[way[0].lower()] for file, way in ways.items() if len(way) > 1}
+        left_out += [(file, "beside the splits") for file in files if file not in of]
+        ways = _without_single_folders({file: ways[file][1:] for file in of})
+    with_class = [file for file in of if len(ways[file]) > 1]
+    if with_class:
+        left_out += [(file, "beside the folders of classes") for file in of if len(ways[file]) == 1]
+    used = with_class or list(of)
+    splits = sorted({of[file] for file in used})
+    grouped = {split: [file for file in used if of[file] == split] for split in splits}
+    if not with_class:
+        return Found(grouped, None, left_out)
+    return Found(grouped, {split: [ways[file][0] for file in grouped[split]] for split in splits}, left_out)
+
+
+def _without_single_folders(parts: Mapping[Path, tuple[str, ...]]) -> dict[Path, tuple[str, ...]]:
+    """The ways to files without the folders at their beginning that all of them have, if another folder follows."""
+    ways = dict(parts)
+    while len({way[0] for way in ways.values()}) == 1 and all(len(way) > 2 for way in ways.values()):
+        ways = {file: way[1:] for file, way in ways.items()}
+    return ways
+
+
+def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """The files below a folder, in the order of their names."""
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _walk(path, (*above, here))
+        elif path.is_file() or path.is_symlink():
+            yield path
+
+
+@functools.cache
+def _endings() -> frozenset[str]:
+    from PIL import Image
+
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
