@@ -318,6 +318,23 @@ def test_arrays_and_tables_are_data_too():
     assert load_images(datasets.DatasetDict({"test": table}), "test").labels is None
 
 
+@pytest.mark.parametrize("column", ["label", "labels", "class"])
+def test_classes_may_be_numbers_of_any_kind_or_names(column):
+    grey, features = np.zeros((3, 4, 4), np.uint8), {"image": datasets.Image()}
+    for kind in ("int8", "int64", "uint16"):
+        declared = datasets.Features(features | {column: datasets.Value(kind)})
+        table = datasets.Dataset.from_dict({"image": list(grey), column: [2, 0, 1]}, declared)
+        assert list(load_images(table).labels) == [2, 0, 1]
+    declared = datasets.Features(features | {column: datasets.Value("string")})
+    table = datasets.Dataset.from_dict({"image": list(grey), column: ["dog", "ant", "cat"]}, declared)
+    for data in (table, (grey, ["dog", "ant", "cat"]), (grey, np.array(["dog", "ant", "cat"], object))):
+        source = read(data)
+        assert source.names == ("ant", "cat", "dog")
+        assert list(source.images.labels) == [2, 0, 1]
+    with pytest.raises(ValueError, match="which a stream cannot number"):
+        next(stream_images(table.to_iterable_dataset()))
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
@@ -335,7 +352,7 @@ def test_arrays_and_tables_are_data_too():
         (jnp.full((2, 4, 4), 2, jnp.bfloat16), None, "images range from 2 to 2"),
         ([[[0, 255], [3, 4]]], None, "dtype int64; expected bytes, .* uint8"),
         ([np.zeros((4, 4)), np.zeros((4, 5))], None, "images cannot be made an array"),
-        (np.zeros((2, 4, 4)), ["cat", "dog"], "labels have shape .* expected one whole number"),
+        (np.zeros((2, 4, 4)), ["cat", 1], "labels have shape .* expected one whole number"),
         (np.zeros((2, 4, 4), complex), None, "dtype complex128"),
     ],
 )

@@ -280,6 +280,20 @@ def test_a_folder_belongs_to_one_run(model, digits, tmp_path):
         quick(model, digits, workdir=tmp_path / "mine")
     quick(model, digits, workdir=tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine/thesis.txt").exists()
+    (folder / "model/notes.txt").write_text("do not delete")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/figure.png").write_text("do not delete")
+    (folder / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    quick(model, digits, workdir=folder, overwrite=True)
+    assert (folder / "model/notes.txt").exists()
+    assert (tmp_path / "elsewhere/figure.png").exists()
+    (folder / "run.json").unlink()
+    with pytest.raises(ValueError, match="which no run has written; take another folder"):
+        quick(model, digits, workdir=folder, overwrite=True)
+    assert (folder / "model/config.json").exists()
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk/.DS_Store").touch()
+    quick(model, digits, workdir=tmp_path / "junk")
 
 
 def test_too_little_space_is_said_before_the_first_step(model, digits, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from ._changes import (
     gaussian_noise as gaussian_noise,
     salt_and_pepper as salt_and_pepper,
 )
+from ._folders import JUNK as JUNK
 from ._images import (
     Images as Images,
     Loader as Loader,

@@ -17,7 +17,8 @@ SPLITS = {
     "valid": "validation",
     "validation": "validation",
 }
-_JUNK = {".ds_store", "thumbs.db", "desktop.ini"}
+# What systems put into folders by themselves.
+JUNK = {".DS_Store", "Thumbs.db", "desktop.ini"}
 _ADVICE = {
     ".heic": "not readable here; pip install pillow-heif",
     ".heif": "not readable here; pip install pillow-heif",
@@ -75,7 +76,7 @@ def find_pictures(folder: Path) -> Found | None:
     files, left_out = list[Path](), list[tuple[Path, str]]()
     for file in _walk(folder, ()):
         ending = file.suffix.lower()
-        if file.name.lower() in _JUNK or file.name.startswith("._"):
+        if file.name in JUNK or file.name.startswith("._"):
             continue
         if not file.exists():
             left_out.append((file, "a link to nothing"))

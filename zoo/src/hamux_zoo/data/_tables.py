@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import datasets
 
 
+# The columns that may hold the class of an image, if none is declared to do so.
+_LABELS = ("label", "labels", "class")
+
+
 class Source(NamedTuple):
     """A split of a data set.
 
@@ -131,7 +135,8 @@ def read(
         return data._replace(images=from_arrays(data.images.images, data.images.labels, wanted))
     if isinstance(data, tuple) and len(data) == 2:
         images, labels = data
-        return Source(from_arrays(images, labels, wanted))
+        names, numbers = _numbered(labels)
+        return Source(from_arrays(images, numbers, wanted), names)
     if isinstance(data, list | _Arraylike):
         return Source(from_arrays(data, None, wanted))
     return _Pictures(data, split, wanted, skip_bad, revision).source()
@@ -191,6 +196,24 @@ def _open(data: Data, revision: str | None = None, streaming: bool = False) -> d
     return dict(data)
 
 
+def _numbered(labels: object) -> tuple[tuple[str, ...], object]:
+    """The names of classes that are given by name, and numbers in their place; other labels as they are."""
+    values = list(labels) if isinstance(labels, list | tuple | np.ndarray) and np.ndim(labels) == 1 else []
+    if not values or not all(isinstance(value, str) for value in values):
+        return (), labels
+    names, numbers = np.unique(values, return_inverse=True)
+    return tuple(map(str, names)), numbers
+
+
+def _with_numbers(table: Table, column: str, name: str) -> "datasets.Dataset":
+    """The table with numbers in place of the classes' names in a column."""
+    import datasets
+
+    if isinstance(table, datasets.IterableDataset):
+        raise ValueError(f'{name} has classes by name in the column "{column}", which a stream cannot number')
+    return table.class_encode_column(column)
+
+
 def _pictures_in(data: Data) -> Found | None:
     """The pictures in a local folder, if it is one and holds any."""
     path = Path(data).expanduser() if isinstance(data, str | os.PathLike) else None
@@ -243,8 +266,14 @@ class _Pictures:
         features = tables[split].features or {}
         images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
         labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-        if not labels and str(getattr(features.get("label"), "dtype", "")).startswith("int"):
-            labels = ["label"]
+        if not labels:
+            kinds = {column: str(getattr(features.get(column), "dtype", "")) for column in _LABELS}
+            labels = [
+                column for column, kind in kinds.items() if kind.startswith(("int", "uint", "string", "large_string"))
+            ][:1]
+            if labels and kinds[labels[0]].endswith("string"):
+                tables[split] = _with_numbers(tables[split], labels[0], self._name)
+                features = tables[split].features
         if len(images) != 1 or len(labels) > 1:
             raise ValueError(
                 f"{self._name} has columns {list(features)}; expected one of images and at most one of class labels"

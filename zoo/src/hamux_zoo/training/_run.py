@@ -10,7 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ..data import Loader
+from ..data import JUNK, Loader
+from ..files import CONFIG
 from ..memory import Memory
 from ._checkpoints import Checkpoints
 from ._devices import lead
@@ -22,6 +23,21 @@ FORMAT = 2
 _MADE = ("run.json", "log.jsonl", "checkpoints", "best", "model", "curves.png", "samples.png", "tensorboard")
 _GO_ON = "free some, and the same call goes on from there"
 _WAY_OUT = "take another folder, or empty it of its run by `overwrite=True`"
+
+
+def _clear(path: Path) -> None:
+    """Removes a file, a link, or a folder; of a model's folder only the files that a model has."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    elif path.name not in ("best", "model"):
+        shutil.rmtree(path)
+    else:
+        for file in path.iterdir():
+            if file.name in (CONFIG, "README.md", "samples.png") or ".safetensors" in file.name:
+                file.unlink()
+        if not any(path.iterdir()):
+            path.rmdir()
+
 
 # Rows of pictures by name, and a title for each column.
 Examples = tuple[dict[str, np.ndarray], list[str]]
@@ -139,10 +155,12 @@ class Run:
             raise ValueError(f"{self.path} is a file; a run takes a folder")
         self.path.mkdir(parents=True, exist_ok=True)
         own = self.path / "run.json"
+        made = [self.path / name for name in _MADE if (self.path / name).exists()]
+        if overwrite and made and not own.exists():
+            raise ValueError(f"{made[0]} is there, which no run has written; take another folder")
         if overwrite:
-            for name in _MADE:
-                made = self.path / name
-                shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
+            for path in made:
+                _clear(path)
         if own.exists():
             found = json.loads(own.read_text(encoding="utf-8"))
             if (version := found.get("format")) != FORMAT:
@@ -155,7 +173,7 @@ class Run:
             if keys or not resume:
                 raise ValueError(f"{self.path} holds {f'another run ({differing})' if keys else 'a run'}; {_WAY_OUT}")
             return
-        if not overwrite and any(path.suffix != ".aside" for path in self.path.iterdir()):
+        if not overwrite and any(path.suffix != ".aside" and path.name not in JUNK for path in self.path.iterdir()):
             raise ValueError(f"{self.path} is not empty and holds no run; {_WAY_OUT}")
         if (free := shutil.disk_usage(self.path).free) < needed:
             room = f"checkpoints take {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free; {_GO_ON}"
