@@ -49,6 +49,19 @@ def test_list_shows_size_data_and_score(tmp_path):
     assert re.search(r"dense-hopfield-fashion-mnist\s.*\d MB.*zalando-datasets/fashion_mnist", shown.stdout)
 
 
+def test_list_takes_a_pattern_and_filters(tmp_path):
+    names = [line.split()[1] for line in run("list", "dense*", cwd=tmp_path).stdout.splitlines() if "hopfield" in line]
+    assert names == ["dense-hopfield-fashion-mnist", "dense-hopfield-mnist"]
+    shown = run("list", "--architecture", "energy-transformer", "--task", "classify", cwd=tmp_path).stdout
+    assert "et-small-cifar10-classify" in shown
+    assert "dense" not in shown
+    assert "et-small-mnist" not in shown
+    none = run("list", "nothing*", cwd=tmp_path)
+    assert none.returncode == 1
+    assert "there are conv-ham" in none.stderr
+    assert re.fullmatch(r"hamux-zoo \d+\.\d+\.\d+\n", run("--version", cwd=tmp_path).stdout)
+
+
 def test_options_of_a_training_are_the_fields_of_a_recipe():
     options = inspect.signature(cli._Training).parameters
     for field in dataclasses.fields(Recipe):

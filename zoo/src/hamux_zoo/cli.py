@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 app = typer.Typer(
-    help="Associative memories with pretrained weights.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -85,17 +84,45 @@ def _fail(message: str, code: int, style: str | None = None) -> None:
     raise typer.Exit(code) from None
 
 
-@_command("list")
-def list_command() -> None:
-    """Show the bundled models with size, data set and score."""
-    from .files import WEIGHTS, find_folder, list_pretrained, read_card
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
 
-    table = Table(Column("name", no_wrap=True), "size", Column("data set", overflow="fold"), "score")
+        print(f"hamux-zoo {version('hamux-zoo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Associative memories with pretrained weights."""
+
+
+@_command("list")
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Which names, such as '*mnist*'.")] = "*",
+    architecture: Annotated[str | None, typer.Option(help="Of one architecture, by its model_type.")] = None,
+    task: Annotated[str | None, typer.Option(help="Of those that do a task, such as classify.")] = None,
+) -> None:
+    """Show the bundled models with size, data set and score."""
+    from fnmatch import fnmatch
+
+    from .files import find_folder, list_pretrained, read_card, read_config, read_tensors
+
+    table = Table(Column("name", no_wrap=True), "parameters", "size", Column("data set", overflow="fold"), "score")
     for name in list_pretrained():
-        card = read_card(name)
+        folder = find_folder(name)
+        if not fnmatch(name, pattern) or architecture not in (None, read_config(folder)["model_type"]):
+            continue
+        if task is not None and task not in _loaded(name).tasks:
+            continue
+        card, saved = read_card(name), read_config(folder)
+        tensors = [tensor for _, tensor in read_tensors(folder, dict.fromkeys(saved["sha256"]))]
         scores = [f"{metric['name']} {metric['value']}" for metric in card.metrics]
-        size = (find_folder(name) / WEIGHTS).stat().st_size
-        table.add_row(name, f"{size / 1e6:.1f} MB", ", ".join(card.datasets), "\n".join(scores))
+        parameters, size = (sum(getattr(tensor, each) for tensor in tensors) for each in ("size", "nbytes"))
+        row = [f"{parameters:,}", f"{size / 1e6:.1f} MB", ", ".join(card.datasets), "\n".join(scores)]
+        table.add_row(name, *row)
+    if not table.rows:
+        raise ValueError(f"none of the bundled models is asked for; there are {', '.join(list_pretrained())}")
     console.print(table)
 
 
