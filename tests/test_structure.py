@@ -116,7 +116,7 @@ def test_an_architecture_uses_no_private_name_of_another_file():
 
 
 def test_top_level():
-    usual = {"LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".gitignore", ".pre-commit-config.yaml", ".ci"}
+    usual = {"CITATION.cff", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", ".gitignore", ".pre-commit-config.yaml", ".ci"}
     house = {"packages", "zoo", "notebooks", "tests", "pyproject.toml", "uv.lock", "README.md", "mkdocs.yml"}
     assert {path.relative_to(ROOT).parts[0] for path in tracked_files()} == house | usual
 

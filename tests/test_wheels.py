@@ -31,7 +31,7 @@ def installed(folder: Path, *packages: Path) -> Path:
 
 
 def test_the_core_alone(wheels, tmp_path):
-    python = installed(tmp_path, wheels["hamux"])
+    python = installed(tmp_path, wheels["hamux_core"])
     code = """
 import hamux, importlib.util, jax.random as jr
 synapses = {"w": hamux.DenseSynapse(jr.key(0), 8, 4)}
@@ -43,7 +43,7 @@ print(hamux.relax(ham, ham.init_states(key=jr.key(1))).converged, importlib.util
 
 
 def test_the_zoo_with_its_weights_and_samples(wheels, tmp_path):
-    python = installed(tmp_path, wheels["hamux"], wheels["hamux_zoo"])
+    python = installed(tmp_path, wheels["hamux_core"], wheels["hamux_zoo"])
     command = python.with_name("hamux-zoo")
     assert "dense-hopfield-mnist" in run(command, "list", cwd=tmp_path)
     run(command, "demo", cwd=tmp_path, HF_HUB_OFFLINE="1", HOME=str(tmp_path))

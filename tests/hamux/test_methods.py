@@ -348,7 +348,7 @@ def test_the_ode_in_half_precision():
 def test_the_ode_without_diffrax(monkeypatch):
     solver = diffrax.Tsit5()
     monkeypatch.setitem(sys.modules, "diffrax", None)
-    with pytest.raises(ImportError, match=re.escape("pip install hamux[ode]")):
+    with pytest.raises(ImportError, match=re.escape("pip install hamux-core[ode]")):
         hamux.ODE(solver)
 
 

@@ -28,7 +28,7 @@ class ODE(Method[tuple[()]]):
     dE/dt = −Σ (1/τ) ∂E/∂g·∂²L/∂x²·∂E/∂g. Along the computed one it rises by no more than its error. Kidger, "On Neural
     Differential Equations", 2021.
 
-    **Raises** ImportError without diffrax, which `pip install hamux[ode]` installs; ValueError for a `dt` that is not a
+    **Raises** ImportError without diffrax, which `pip install hamux-core[ode]` installs; ValueError for a `dt` that is not a
     finite number > 0, or a solver that does not estimate its error.
     """
 
@@ -78,5 +78,5 @@ def _diffrax() -> ModuleType:
     try:
         import diffrax
     except ImportError as error:
-        raise ImportError("the ODE is solved by diffrax: pip install hamux[ode]") from error
+        raise ImportError("the ODE is solved by diffrax: pip install hamux-core[ode]") from error
     return diffrax
