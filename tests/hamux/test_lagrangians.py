@@ -46,6 +46,26 @@ def norm(x):
     return np.sqrt((x**2).sum(axis=-1) + 1e-5)
 
 
+def rooted(z, power):
+    """Σ max(z − τ, 0)^power = 1, by halving an interval; returns max(z − τ, 0)."""
+    top = z.max(axis=-1, keepdims=True)
+    low, high = top - 1, top
+    for _ in range(70):
+        middle = (low + high) / 2
+        enough = np.sum(np.maximum(z - middle, 0) ** power, axis=-1, keepdims=True) >= 1
+        low, high = np.where(enough, middle, low), np.where(enough, high, middle)
+    return np.maximum(z - low, 0)
+
+
+def entmax(x, alpha=1.5):
+    return rooted((alpha - 1) * (x - x.max(axis=-1, keepdims=True)), 1 / (alpha - 1)) ** (1 / (alpha - 1))
+
+
+def normmax(x, p=3.0):
+    above = rooted(x - x.max(axis=-1, keepdims=True), p / (p - 1)) ** (1 / (p - 1))
+    return above / above.sum(axis=-1, keepdims=True)
+
+
 @dataclass
 class Case:
     """A Lagrangian, its value and its activation in closed form, and the largest states to try it on."""
@@ -105,6 +125,20 @@ CASES = {
         lambda x, beta: softmax(with_ghost(beta * x))[..., :-1],
         {"beta": 2.3},
     ),
+    "entmax": Case(
+        partial(hamux.lagr_entmax, alpha=1.5),
+        lambda x, beta: np.sum(x * entmax(beta * x)) - np.sum(np.sum(entmax(beta * x) ** 1.5, -1) - 1) / 0.75 / beta,
+        lambda x, beta: entmax(beta * x),
+        {"beta": 0.7},
+    ),
+    "normmax": Case(
+        partial(hamux.lagr_normmax, p=3.0),
+        lambda x, beta: (
+            np.sum(x * normmax(beta * x)) - np.sum(np.sum(normmax(beta * x) ** 3, -1) ** (1 / 3) - 1) / beta
+        ),
+        lambda x, beta: normmax(beta * x),
+        {"beta": 0.7},
+    ),
     "layernorm": Case(
         hamux.lagr_layernorm,
         lambda x, gamma, delta: gamma * x.shape[-1] * np.sum(deviation(x)) + delta * np.sum(x),
@@ -118,7 +152,7 @@ CASES = {
         {"gamma": 1.7, "delta": 0.3},
     ),
 }
-OVER_TOKENS = ["softmax", "ghostmax", "layernorm", "spherical_norm"]
+OVER_TOKENS = ["softmax", "ghostmax", "entmax", "normmax", "layernorm", "spherical_norm"]
 
 every_lagrangian = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 

@@ -159,9 +159,12 @@ def _split(
     annotations = _annotations(function)
     options: dict[str, Any] = {}
     parameters: dict[str, Any] = {}
+    fixed = getattr(function, "options", ())
     for name, value in sorted(keywords.items()):
         takes_floats = _takes_floats(annotations.get(name))
-        if takes_floats and isinstance(value, int | np.integer) and not isinstance(value, bool):
+        if name in fixed:
+            options[name] = _plain(value)
+        elif takes_floats and isinstance(value, int | np.integer) and not isinstance(value, bool):
             parameters[name] = float(value)
         elif takes_floats and isinstance(value, list):
             parameters[name] = np.asarray(value, float)

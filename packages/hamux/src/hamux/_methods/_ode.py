@@ -28,8 +28,8 @@ class ODE(Method[tuple[()]]):
     dE/dt = −Σ (1/τ) ∂E/∂g·∂²L/∂x²·∂E/∂g. Along the computed one it rises by no more than its error. Kidger, "On Neural
     Differential Equations", 2021.
 
-    **Raises** ImportError without diffrax, which `pip install hamux-core[ode]` installs; ValueError for a `dt` that is not a
-    finite number > 0, or a solver that does not estimate its error.
+    **Raises** ImportError without diffrax, which `pip install hamux-core[ode]` installs; ValueError for a `dt` that is
+    not a finite number > 0, or a solver that does not estimate its error.
     """
 
     solver: "diffrax.AbstractSolver[Any]" = eqx.field(static=True)

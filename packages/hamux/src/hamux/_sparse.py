@@ -1,0 +1,162 @@
+"""Sparse Lagrangians: like log-sum-exp, but the activation is exactly 0 for all units but a few.
+
+For a convex Ω on the simplex, L(x) = (1/β) max_y [βx·y − Ω(y)], and the y that is found is the activation.
+
+Peters, Niculae & Martins, "Sparse Sequence-to-Sequence Models", 2019, for entmax; Blondel, Martins & Niculae, "Learning
+with Fenchel–Young Losses", 2020, for normmax; Santos, Niculae, McNamee & Martins, "Sparse and Structured Hopfield
+Networks", 2024, for both in a memory.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._lagrangians import _lagrangian, _positive
+
+Rows = Float[Array, "... units"]
+
+
+def _checked(name: str, value: float) -> float:
+    if not 1 < value < float("inf"):
+        raise ValueError(f"{name} is {value}; expected a finite number greater than 1")
+    return float(value)
+
+
+@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, options=("alpha",))
+def lagr_entmax(x: Float[Array, "..."], alpha: float = 1.5, beta: float | Array = 1.0, axis: int = -1) -> Array:
+    """L = (1/β) Σ_tokens max_y [βx·y − Ω(y)] with Ω(y) = (Σ yᵅ − 1)/(α(α − 1)); activation g = α-entmax(βx).
+
+    y lies on the simplex along `axis`: g = max((α − 1)βx − τ, 0)^{1/(α − 1)}, with the τ that makes it sum to 1. It is
+    sparsemax at α = 2, and softmax in the limit α → 1. Units whose βx is 1/(α − 1) below the largest are exactly 0.
+    Convex for β > 0. α > 1 is an option, β a parameter.
+
+    **Raises** ValueError for an α that is not greater than 1.
+    """
+    alpha = _checked("alpha", alpha)
+    return jnp.sum(_conjugate(_entmax(alpha), _entmax_value(alpha), jnp.moveaxis(x, axis, -1), beta))
+
+
+@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, options=("p",))
+def lagr_normmax(x: Float[Array, "..."], p: float = 2.0, beta: float | Array = 1.0, axis: int = -1) -> Array:
+    """L = (1/β) Σ_tokens max_y [βx·y − Ω(y)] with Ω(y) = ‖y‖_p − 1; activation g = p-normmax(βx).
+
+    y lies on the simplex along `axis`: g ∝ max(βx − τ, 0)^{1/(p − 1)}, where Σ max(βx − τ, 0)^{p/(p − 1)} = 1, and then
+    L = (τ + 1)/β. Units whose βx is 1 below the largest are exactly 0. Convex for β > 0. p > 1 is an option, β a
+    parameter.
+
+    **Raises** ValueError for a p that is not greater than 1.
+    """
+    p = _checked("p", p)
+    return jnp.sum(_conjugate(_normmax(p), _normmax_value(p), jnp.moveaxis(x, axis, -1), beta))
+
+
+Pair = tuple[Any, Any]
+Activation = Callable[[Rows], Rows]
+Value = Callable[[Rows, Rows], Float[Array, "..."]]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _conjugate(activation: Activation, value: Value, x: Rows, beta: float | Array) -> Float[Array, "..."]:
+    """(1/β) Ω*(βx). The largest x is taken out before β multiplies; Ω*(θ + c) = Ω*(θ) + c."""
+    top = jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
+    theta = beta * (x - top)
+    return top[..., 0] + value(theta, activation(theta)) / beta
+
+
+@_conjugate.defjvp
+def _conjugate_jvp(activation: Activation, value: Value, primals: Pair, tangents: Pair) -> Pair:
+    """∂/∂x = y and, since L = x·y − Ω(y)/β at its maximum, ∂/∂β = Ω(y)/β²."""
+    (x, beta), (dx, dbeta) = primals, tangents
+    theta = beta * (x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True)))
+    y = activation(theta)
+    conjugate = value(theta, y)
+    cost = jnp.sum(theta * y, axis=-1) - conjugate
+    found = _conjugate(activation, value, x, beta)
+    return found, jnp.sum(y * dx, axis=-1) + cost / beta**2 * dbeta
+
+
+@functools.cache
+def _entmax(alpha: float) -> Activation:
+    power = 1 / (alpha - 1)
+
+    def activation(theta: Rows) -> Rows:
+        z = (alpha - 1) * theta
+        return _power(z - _threshold(power, z), power)
+
+    return activation
+
+
+@functools.cache
+def _entmax_value(alpha: float) -> Value:
+    """Ω* by y and θ: with y^{α−1} = (α − 1)θ − τ, Σ yᵅ is a sum of yθ and τ, but τ is lost where y is 0."""
+    return lambda theta, y: (
+        jnp.sum(theta * y, axis=-1) - (jnp.sum(_power(y, alpha), axis=-1) - 1) / (alpha * (alpha - 1))
+    )
+
+
+@functools.cache
+def _normmax(p: float) -> Activation:
+    def activation(theta: Rows) -> Rows:
+        above = _power(theta - _threshold(p / (p - 1), theta), 1 / (p - 1))
+        return above / jnp.sum(above, axis=-1, keepdims=True)
+
+    return activation
+
+
+@functools.cache
+def _normmax_value(p: float) -> Value:
+    return lambda theta, y: jnp.sum(theta * y, axis=-1) - jnp.sum(_power(y, p), axis=-1) ** (1 / p) + 1
+
+
+def _power(x: Rows, power: float) -> Rows:
+    """max(x, 0)^power, whose derivative is 0 where x ≤ 0."""
+    positive = ~(x <= 0)  # NaN stays NaN
+    return jnp.where(positive, jnp.where(positive, x, 1) ** power, 0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _threshold(power: float, z: Rows) -> Float[Array, "... 1"]:
+    """The τ at which Σ max(z − τ, 0)^power = 1.
+
+    The sum is at least 1 at τ = max z − 1. For a power of at least 1 it is convex in τ, and Newton's method rises from
+    there to the root without passing it; for a power of 1 it ends there after finitely many steps. For others an
+    interval is halved.
+    """
+    top = jnp.max(z, axis=-1, keepdims=True)
+    low, high = top - 1, top - z.shape[-1] ** (-1 / power)
+    if power >= 1:
+
+        def better(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            tau, _, count = carry
+            above = jnp.maximum(z - tau, 0)
+            slope = above ** (power - 1) if power > 1 else (above > 0).astype(z.dtype)
+            missing = jnp.sum(slope * above, axis=-1, keepdims=True) - 1
+            new = jnp.minimum(tau + missing / (power * jnp.sum(slope, axis=-1, keepdims=True)), high)
+            return new, jnp.any(new > tau), count + 1
+
+        found, *_ = jax.lax.while_loop(
+            lambda carry: carry[1] & (carry[2] < 200), better, (low, jnp.array(True), jnp.array(0))
+        )
+        tau: Array = found
+        return tau
+
+    def halved(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        enough = jnp.sum(_power(z - middle, power), axis=-1, keepdims=True) >= 1
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    root: Array = jax.lax.fori_loop(0, jnp.finfo(z.dtype).nmant + 4, halved, (low, high))[0]
+    return root
+
+
+@_threshold.defjvp
+def _threshold_jvp(power: float, primals: tuple[Rows], tangents: tuple[Rows]) -> Pair:
+    (z,), (dz,) = primals, tangents
+    tau = _threshold(power, z)
+    slope = _power(z - tau, power - 1) if power != 1 else (z > tau).astype(z.dtype)
+    return tau, jnp.sum(slope * dz, axis=-1, keepdims=True) / jnp.sum(slope, axis=-1, keepdims=True)
