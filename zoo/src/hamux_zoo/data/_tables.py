@@ -44,6 +44,18 @@ class Source(NamedTuple):
         labels = self.images.labels
         return len(self.names) or (0 if labels is None else int(labels.max()) + 1)
 
+    def check_classes(self) -> None:
+        """**Raises** ValueError if the images have no labels, or are all of one class."""
+        labels = self.images.labels
+        if labels is None:
+            raise ValueError(
+                "the data have no labels to learn; a folder of images has one folder for each class, at least two, and "
+                "no image beside them"
+            )
+        if len(np.unique(labels)) < 2:
+            only = self.names[labels[0]] if self.names else labels[0]
+            raise ValueError(f"all images are of one class ({only}); expected two or more")
+
     def numbered_as(self, names: Sequence[str]) -> "Source":
         """Returns the data with the labels of a model whose classes are `names`.
 

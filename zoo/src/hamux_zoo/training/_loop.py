@@ -233,16 +233,8 @@ def _with_classes_of(source: Source, model: Model, recipe: Recipe, display: Disp
 
     **Raises** ValueError if a task needs labels and the images are not of two classes or more.
     """
-    labels = source.images.labels
     if needs_labels(recipe.task):
-        if labels is None:
-            raise ValueError(
-                "the data have no labels to learn; a folder of images has one folder for each class, at least "
-                "two, and no image beside them"
-            )
-        if len(np.unique(labels)) < 2:
-            only = source.names[labels[0]] if source.names else labels[0]
-            raise ValueError(f"all images are of one class ({only}); expected two or more")
+        source.check_classes()
         if source.classes != model.config.classes:
             had = model.config.classes
             if not isinstance(model, Classifier):

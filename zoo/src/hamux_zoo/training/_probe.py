@@ -106,16 +106,9 @@ def labels_of(source: Source) -> tuple[Labels, tuple[str, ...]]:
 
     **Raises** ValueError if there are none, or of one class alone.
     """
-    if source.images.labels is None:
-        raise ValueError(
-            "the data have no labels to learn; a folder of images has one folder for each class, at least two, and no "
-            "image beside them"
-        )
+    source.check_classes()
     labels = np.asarray(source.images.labels)
     there = np.unique(labels)
-    if len(there) < 2:
-        only = source.names[labels[0]] if source.names else labels[0]
-        raise ValueError(f"all images are of one class ({only}); expected two or more")
     missing = [source.names[i] if source.names else str(i) for i in range(source.classes) if i not in there]
     notes = source.notes
     if missing:
