@@ -360,6 +360,8 @@ LAGRANGIANS = {
     "tanh": (hamux.lagr_tanh, {"beta": 2.0}),
     "sigmoid": (hamux.lagr_sigmoid, {"beta": -2.0, "scale": -1.0}),
     "softmax": (hamux.lagr_softmax, {"beta": 2.0}),
+    "entmax": (partial(hamux.lagr_entmax, alpha=1.5), {"beta": 2.0}),
+    "normmax": (partial(hamux.lagr_normmax, p=3.0), {"beta": 2.0}),
     "ghostmax": (hamux.lagr_ghostmax, {"beta": 2.0}),
     "layernorm": (hamux.lagr_layernorm, {"gamma": 2.0, "delta": -1.0}),
     "spherical_norm": (hamux.lagr_spherical_norm, {"gamma": 2.0, "eps": 0.1}),
@@ -376,14 +378,14 @@ def test_what_a_lagrangian_declares_is_so_for_parameters_of_either_sign(name):
 
     @jax.jit
     def looked_at(parameters, x, y):
-        value = Partial(lagrangian, **parameters)
+        value = partial(lagrangian, **parameters)
         activation = jax.grad(value)
         chord = (value(x) + value(y)) / 2 - value((x + y) / 2)
         both = jax.vmap(activation)(jnp.stack([x, y, jnp.concatenate([x[:1], y[1:]]), x.at[:, 0].set(y[:, 0])]))
         return chord, jnp.abs(value(x)) + jnp.abs(value(y)), *both
 
     def check(values, x, y):
-        declare = partial(hamux.declared, Partial(lagrangian, **values))
+        declare = partial(hamux.declared, partial(lagrangian, **values))
         chord, size, g_x, g_y, g_tokens, g_units = looked_at(values, x, y)
         if declare("convex"):
             assert chord >= -1e-13 * (1 + size)
@@ -403,7 +405,7 @@ def test_what_a_lagrangian_declares_is_so_for_parameters_of_either_sign(name):
     def at_these(x, y):
         check(parameters, x, y)
 
-    assert hamux.declared(Partial(lagrangian, **parameters), "convex")
+    assert hamux.declared(partial(lagrangian, **parameters), "convex")
     at_any()
     at_these()
 

@@ -153,7 +153,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
 def test_a_new_architecture_is_one_file(tmp_path, monkeypatch):
     shutil.copy(Path(__file__).parent / "ring_memory.py", tmp_path)
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    assert list_models() == ["conv-ham", "dense-hopfield", "energy-transformer", "ring"]
+    assert list_models() == ["conv-ham", "dense-hopfield", "energy-transformer", "probed", "ring"]
     module = sys.modules["hamux_zoo.models.ring_memory"]
     ring = module.Ring(module.RingConfig(shape=(2, 2, 5), hidden=2), key=jr.key(1))
     ring.save_pretrained(tmp_path / "saved")

@@ -21,6 +21,8 @@ from hamux_zoo import (
     EnergyTransformerConfig,
     Featured,
     Generator,
+    Probed,
+    ProbedConfig,
     Recalled,
 )
 from hamux_zoo.models import model_classes
@@ -45,6 +47,16 @@ CONFIGS = {
     ),
     "ring": (Ring, RingConfig(shape=SHAPE)),
 }
+CONFIGS["probed"] = (
+    Probed,
+    ProbedConfig(
+        memory_type="energy-transformer",
+        memory=CONFIGS["transformer"][1],
+        features=12,
+        classes=3,
+        class_names=NAMES,
+    ),
+)
 MODELS = {name: kind(config, key=KEY) for name, (kind, config) in CONFIGS.items()}
 LABELLED = ["dense", "polynomial", "conv"]
 IMAGE = np.random.default_rng(0).uniform(0.1, 0.9, SHAPE)

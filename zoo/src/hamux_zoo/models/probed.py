@@ -85,7 +85,7 @@ class Probed(Classifier, Featured):
             classes=weight.shape[0],
             class_names=class_names,
         )
-        parts = [memory, weight, jnp.asarray(bias)]
+        parts = [memory, weight, jnp.asarray(bias, weight.dtype)]
         probed: Self = eqx.tree_at(_parts, skeleton_of(cls, config), parts)
         return probed
 
