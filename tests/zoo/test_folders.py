@@ -122,6 +122,30 @@ def test_what_is_left_out_is_named(tmp_path):
     assert "1 beside the folders of classes" in said
 
 
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("metadata.csv", "file_name,label\na.png,dog\nsub/b.png,cat\nd.png,cat\n"),
+        ("metadata.jsonl", '{"file_name": "a.png", "class": "dog"}\n{"file_name": "sub/b.png", "class": "cat"}\n'),
+    ],
+)
+def test_a_table_may_tell_the_classes(tmp_path, table, text):
+    put(tmp_path, ["a.png", "sub/b.png", "c.png"])
+    (tmp_path / table).write_text(text)
+    source = read(tmp_path, shape=SHAPE)
+    assert source.names == ("cat", "dog")
+    assert seen(source) == [1, 2]
+    assert list(source.images.labels) == [1, 0]
+    assert source.notes[1] == f"1 files left out: 1 not named in {table}"
+    (tmp_path / table).unlink()
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a dog\n")
+    said = "metadata.csv (without file_name and one of label, labels, class)"
+    assert said in read(tmp_path, shape=SHAPE).notes[1]
+    (tmp_path / "metadata.csv").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"metadata.csv cannot be read"):
+        read(tmp_path, shape=SHAPE)
+
+
 def test_links_are_followed_and_loops_are_not(tmp_path):
     real = tmp_path / "real"
     put(real, ["cat/a.png", "elsewhere.png"])

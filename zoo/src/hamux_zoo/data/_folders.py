@@ -17,6 +17,9 @@ SPLITS = {
     "valid": "validation",
     "validation": "validation",
 }
+# The columns that may hold the class of an image, if none is declared to do so.
+LABELS = ("label", "labels", "class")
+_TABLES = {"metadata.csv", "metadata.jsonl"}
 # What systems put into folders by themselves.
 JUNK = {".DS_Store", "Thumbs.db", "desktop.ini"}
 _ADVICE = {
@@ -71,9 +74,11 @@ def find_pictures(folder: Path) -> Found | None:
     | other folders, whatever their names | "train" | the first folder on the way to it |
     | pictures alone | "train" | none |
 
-    A picture that lies beside folders of classes has no class, and is left out.
+    A picture that lies beside folders of classes has no class, and is left out. Where a `metadata.csv` or
+    `metadata.jsonl` has the columns file_name and "label", "labels" or "class", these are the classes, and a picture
+    that it does not name is left out.
     """
-    files, left_out = list[Path](), list[tuple[Path, str]]()
+    files, left_out, tables = list[Path](), list[tuple[Path, str]](), list[Path]()
     for file in _walk(folder, ()):
         ending = file.suffix.lower()
         if file.name in JUNK or file.name.startswith("._"):
@@ -82,6 +87,8 @@ def find_pictures(folder: Path) -> Found | None:
             left_out.append((file, "a link to nothing"))
         elif ending in _endings():
             files.append(file)
+        elif file.name in _TABLES:
+            tables.append(file)
         else:
             left_out.append((file, f"{ending or 'without an ending'} ({_ADVICE.get(ending, 'no picture')})"))
     if not files:
@@ -93,6 +100,15 @@ def find_pictures(folder: Path) -> Found | None:
         of = {file: SPLITS[way[0].lower()] for file, way in ways.items() if len(way) > 1}
         left_out += [(file, "beside the splits") for file in files if file not in of]
         ways = _without_single_folders({file: ways[file][1:] for file in of})
+    told = {file: name for table in tables for file, name in _told(table).items()}
+    if not told:
+        left_out += [(table, f"{table.name} (without file_name and one of {', '.join(LABELS)})") for table in tables]
+    if told:
+        left_out += [(file, f"not named in {tables[0].name}") for file in of if file.absolute() not in told]
+        of = {file: split for file, split in of.items() if file.absolute() in told}
+        splits = sorted({*of.values()})
+        grouped = {split: [file for file in of if of[file] == split] for split in splits}
+        return Found(grouped, {split: [told[file.absolute()] for file in grouped[split]] for split in splits}, left_out)
     with_class = [file for file in of if len(ways[file]) > 1]
     if with_class:
         left_out += [(file, "beside the folders of classes") for file in of if len(ways[file]) == 1]
@@ -102,6 +118,22 @@ def find_pictures(folder: Path) -> Found | None:
     if not with_class:
         return Found(grouped, None, left_out)
     return Found(grouped, {split: [ways[file][0] for file in grouped[split]] for split in splits}, left_out)
+
+
+def _told(table: Path) -> dict[Path, str]:
+    """The class of each file that a table names. **Raises** ValueError, naming the table, if it cannot be read."""
+    import pandas as pd
+
+    try:
+        rows = pd.read_csv(table, dtype=str) if table.suffix == ".csv" else pd.read_json(table, lines=True, dtype=False)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{table} cannot be read: {error}") from None
+    label = next((column for column in LABELS if column in rows), None)
+    if "file_name" not in rows or label is None:
+        return {}
+    folder = table.absolute().parent
+    named = zip(rows["file_name"], rows[label], strict=True)
+    return {Path(os.path.normpath(folder / str(name))): str(value) for name, value in named}
 
 
 def _without_single_folders(parts: Mapping[Path, tuple[str, ...]]) -> dict[Path, tuple[str, ...]]:

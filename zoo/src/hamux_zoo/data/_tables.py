@@ -13,15 +13,11 @@ from numpy.typing import ArrayLike
 
 from ..files import answers
 from ..pixels import fit, flatten, open_picture
-from ._folders import Found, find_pictures
+from ._folders import LABELS, Found, find_pictures
 from ._images import Images, from_arrays, whole_number
 
 if TYPE_CHECKING:
     import datasets
-
-
-# The columns that may hold the class of an image, if none is declared to do so.
-_LABELS = ("label", "labels", "class")
 
 
 class Source(NamedTuple):
@@ -279,7 +275,7 @@ class _Pictures:
         images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
         labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
         if not labels:
-            kinds = {column: str(getattr(features.get(column), "dtype", "")) for column in _LABELS}
+            kinds = {column: str(getattr(features.get(column), "dtype", "")) for column in LABELS}
             labels = [
                 column for column, kind in kinds.items() if kind.startswith(("int", "uint", "string", "large_string"))
             ][:1]
