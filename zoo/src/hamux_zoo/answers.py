@@ -1,7 +1,6 @@
 """Answers of a memory about a person's pictures: their classes, what it recalls of them, and their features."""
 
 import dataclasses
-import functools
 import glob
 import itertools
 import math
@@ -18,9 +17,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from .data import salt_and_pepper, stream_images
+from .data import files_below, picture_endings, salt_and_pepper, stream_images
 from .memory import Classifier, Featured, Memory, Recalled
-from .pixels import AnyPicture, check_known, from_picture, patchwork
+from .pixels import AnyPicture, all_but_a_quarter, check_known, from_picture, patchwork, upper_half
 
 Image = Float[np.ndarray, "height width channels"]
 Known = Bool[np.ndarray, "height width channels"]
@@ -208,8 +207,8 @@ def named_pictures(pictures: Pictures, shape: tuple[int, ...]) -> Iterator[Named
         return iter([("picture 0", cast(AnyPicture, pictures))])
     path = Path(pictures).expanduser()
     if path.is_dir():
-        found = [Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names]
-        files = sorted(file for file in found if file.suffix.lower() in _endings())
+        found = list(files_below(path))
+        files = sorted(file for file in found if file.suffix.lower() in picture_endings())
         if not files:
             raise FileNotFoundError(f'"{pictures}" holds no picture among its {len(found)} files')
         return ((str(file), file) for file in files)
@@ -225,28 +224,20 @@ def named_pictures(pictures: Pictures, shape: tuple[int, ...]) -> Iterator[Named
     return ((f"{pictures} {i}", image) for i, image in enumerate(streamed))
 
 
-@functools.cache
-def _endings() -> frozenset[str]:
-    from PIL import Image
-
-    return frozenset(Image.registered_extensions())
-
-
 def erased(part: str, shape: tuple[int, ...]) -> Bool[np.ndarray, "masks height width channels"]:
     """Returns masks of known pixels that hide a part of an image: one, or several that differ.
 
     **Raises** ValueError for an unknown part.
     """
     height, width, _ = shape
-    rows, columns = np.mgrid[:height, :width]
-    lower, right = rows >= height // 2, columns >= width // 2
-    hidden = {"lower": lower, "upper": ~lower, "left": ~right, "right": right, "quarter": lower & right}
+    upper, left = upper_half(shape), np.broadcast_to((np.arange(width) < width // 2)[:, None], shape)
+    known = {"lower": upper, "upper": ~upper, "left": ~left, "right": left, "quarter": all_but_a_quarter(shape)}
     if part == "patches":
         side = 4 if height % 4 == width % 4 == 0 else math.gcd(height, width)
         return patchwork(shape, side, 0.5, 100)
-    if part not in hidden:
-        raise ValueError(f'`erase` is "{part}"; expected one of {[*hidden, "patches"]}')
-    return np.broadcast_to(~hidden[part][None, :, :, None], (1, *shape))
+    if part not in known:
+        raise ValueError(f'`erase` is "{part}"; expected one of {[*known, "patches"]}')
+    return known[part][None]
 
 
 def _read_ahead(

@@ -111,11 +111,12 @@ def list_command(
     table = Table(Column("name", no_wrap=True), "parameters", "size", Column("data set", overflow="fold"), "score")
     for name in list_pretrained():
         folder = find_folder(name)
-        if not fnmatch(name, pattern) or architecture not in (None, read_config(folder)["model_type"]):
+        saved = read_config(folder)
+        if not fnmatch(name, pattern) or architecture not in (None, saved["model_type"]):
             continue
         if task is not None and task not in _loaded(name).tasks:
             continue
-        card, saved = read_card(name), read_config(folder)
+        card = read_card(name)
         tensors = [tensor for _, tensor in read_tensors(folder, dict.fromkeys(saved["sha256"]))]
         scores = [f"{metric['name']} {metric['value']}" for metric in card.metrics]
         parameters, size = (sum(getattr(tensor, each) for tensor in tensors) for each in ("size", "nbytes"))

@@ -61,22 +61,25 @@ Value = Callable[[Rows, Rows], Float[Array, "..."]]
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _conjugate(activation: Activation, value: Value, x: Rows, beta: float | Array) -> Float[Array, "..."]:
-    """(1/β) Ω*(βx). The largest x is taken out before β multiplies; Ω*(θ + c) = Ω*(θ) + c."""
-    top = jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-    theta = beta * (x - top)
-    return top[..., 0] + value(theta, activation(theta)) / beta
+    """(1/β) Ω*(βx)."""
+    return _at_maximum(activation, value, x, beta)[0]
 
 
 @_conjugate.defjvp
 def _conjugate_jvp(activation: Activation, value: Value, primals: Pair, tangents: Pair) -> Pair:
     """∂/∂x = y and, since L = x·y − Ω(y)/β at its maximum, ∂/∂β = Ω(y)/β²."""
     (x, beta), (dx, dbeta) = primals, tangents
-    theta = beta * (x - jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True)))
+    found, y, cost = _at_maximum(activation, value, x, beta)
+    return found, jnp.sum(y * dx, axis=-1) + cost / beta**2 * dbeta
+
+
+def _at_maximum(activation: Activation, value: Value, x: Rows, beta: float | Array) -> tuple[Array, Rows, Array]:
+    """(1/β) Ω*(βx), y and Ω(y). The largest x is taken out before β multiplies; Ω*(θ + c) = Ω*(θ) + c."""
+    top = jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
+    theta = beta * (x - top)
     y = activation(theta)
     conjugate = value(theta, y)
-    cost = jnp.sum(theta * y, axis=-1) - conjugate
-    found = _conjugate(activation, value, x, beta)
-    return found, jnp.sum(y * dx, axis=-1) + cost / beta**2 * dbeta
+    return top[..., 0] + conjugate / beta, y, jnp.sum(theta * y, axis=-1) - conjugate
 
 
 @functools.cache
@@ -92,7 +95,7 @@ def _entmax(alpha: float) -> Activation:
 
 @functools.cache
 def _entmax_value(alpha: float) -> Value:
-    """Ω* by y and θ: with y^{α−1} = (α − 1)θ − τ, Σ yᵅ is a sum of yθ and τ, but τ is lost where y is 0."""
+    """Ω*(θ) = θ·y − Ω(y)."""
     return lambda theta, y: (
         jnp.sum(theta * y, axis=-1) - (jnp.sum(_power(y, alpha), axis=-1) - 1) / (alpha * (alpha - 1))
     )

@@ -79,13 +79,13 @@ def find_pictures(folder: Path) -> Found | None:
     that it does not name is left out.
     """
     files, left_out, tables = list[Path](), list[tuple[Path, str]](), list[Path]()
-    for file in _walk(folder, ()):
+    for file in files_below(folder):
         ending = file.suffix.lower()
         if file.name in JUNK or file.name.startswith("._"):
             continue
         if not file.exists():
             left_out.append((file, "a link to nothing"))
-        elif ending in _endings():
+        elif ending in picture_endings():
             files.append(file)
         elif file.name in _TABLES:
             tables.append(file)
@@ -144,20 +144,24 @@ def _without_single_folders(parts: Mapping[Path, tuple[str, ...]]) -> dict[Path,
     return ways
 
 
-def _walk(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
-    """The files below a folder, in the order of their names."""
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yields the files below a folder, in the order of their names.
+
+    Links are followed, except into one of the folders `above`, where the way to it began.
+    """
     here = os.path.realpath(folder)
     if here in above:
         return
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            yield from _walk(path, (*above, here))
+            yield from files_below(path, (*above, here))
         elif path.is_file() or path.is_symlink():
             yield path
 
 
 @functools.cache
-def _endings() -> frozenset[str]:
+def picture_endings() -> frozenset[str]:
+    """Returns the endings of the files that Pillow reads."""
     from PIL import Image
 
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)

@@ -152,7 +152,8 @@ def read(
 
 def splits(data: Data) -> list[str]:
     """Returns the names of a data set's splits. **Raises** as `load_images`."""
-    return sorted(_open(data))
+    found = _pictures_in(data)
+    return sorted(_open(data) if found is None else found.files)
 
 
 def _checked_shape(shape: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -181,9 +182,6 @@ def _open(data: Data, revision: str | None = None, streaming: bool = False) -> d
 
     if isinstance(data, str | os.PathLike):
         path = Path(data).expanduser()
-        if (found := _pictures_in(data)) is not None:
-            tables = {split: _table_of(found, split) for split in found.files}
-            return {split: table.to_iterable_dataset() if streaming else table for split, table in tables.items()}
         place = str(path) if path.exists() else str(data)
         where = {"path": "parquet", "data_files": place} if path.is_file() else {"path": place}
         try:
@@ -228,15 +226,19 @@ def _pictures_in(data: Data) -> Found | None:
     return find_pictures(path) if path is not None and path.is_dir() else None
 
 
-def _table_of(found: Found, split: str) -> "datasets.Dataset":
+def _tables_of(found: Found, streaming: bool) -> dict[str, Table]:
+    """The pictures of a folder as tables, by split."""
     import datasets
 
-    columns: dict[str, list[Any]] = {"image": [{"bytes": None, "path": str(file)} for file in found.files[split]]}
     features: dict[str, object] = {"image": datasets.Image(decode=False)}
-    if found.classes:
-        columns["label"] = list(found.classes[split])
-        features["label"] = datasets.ClassLabel(names=list(found.names))
-    return datasets.Dataset.from_dict(columns, datasets.Features(features))
+    features |= {"label": datasets.ClassLabel(names=list(found.names))} if found.classes else {}
+    tables: dict[str, Table] = {}
+    for split, files in found.files.items():
+        columns: dict[str, list[Any]] = {"image": [{"bytes": None, "path": str(file)} for file in files]}
+        columns |= {"label": list(found.classes[split])} if found.classes else {}
+        table = datasets.Dataset.from_dict(columns, datasets.Features(features))
+        tables[split] = table.to_iterable_dataset() if streaming else table
+    return tables
 
 
 class _Stored(TypedDict):
@@ -264,11 +266,11 @@ class _Pictures:
         self._hub_id = _hub_id(data, revision)
         found = _pictures_in(data)
         self._found = found.notes(split) if found is not None and split in found.files else []
+        tables = _open(data, revision, streaming) if found is None else _tables_of(found, streaming)
         self._count = 0
         self._changed: collections.Counter[str] = collections.Counter()
         self._bad: list[str] = []
         self._seen: collections.Counter[tuple[tuple[int, int], str]] = collections.Counter()
-        tables = _open(data, revision, streaming)
         if split not in tables:
             raise ValueError(f'{self._name} has no split "{split}"; there are {sorted(tables)}')
         features = tables[split].features or {}
