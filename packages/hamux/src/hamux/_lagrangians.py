@@ -36,8 +36,12 @@ def _lagrangian(**facts: Any) -> Callable[[_Lagrangian], _Lagrangian]:
     return define
 
 
+# The smallest normal number of float32. The inverse of a β below it overflows.
+_TINY = 1.1754944e-38
+
+
 def _positive(beta: float | Array) -> bool | Bool[Array, ""]:
-    return (beta > 0) & (beta < float("inf"))
+    return (beta >= _TINY) & (beta < float("inf"))
 
 
 def _norm_is_convex(gamma: float | Array, eps: float | Array) -> bool | Bool[Array, ""]:
@@ -133,7 +137,7 @@ def _log_cosh_by_beta(tangent: Array, value: Array, x: Array, beta: Array) -> Ar
 _log_cosh.defjvps(lambda tangent, _, x, beta: jnp.tanh(beta * x) * tangent, _log_cosh_by_beta)
 
 
-@_lagrangian(convex=lambda beta, scale: (beta * scale >= 0) & (beta != 0), elementwise=True)
+@_lagrangian(convex=lambda beta, scale: (beta * scale >= 0) & (abs(beta) >= _TINY), elementwise=True)
 def lagr_sigmoid(x: Float[Array, "..."], beta: float | Array = 1.0, scale: float | Array = 1.0) -> Float[Array, ""]:
     """L = (s/β) Σ log(1 + exp(βx)); activation g = s/(1 + exp(−βx)), with s = `scale`.
 
