@@ -299,6 +299,31 @@ def test_classes_are_understood_by_name():
         source.numbered_as(["bag"])
 
 
+@pytest.mark.parametrize(
+    ("labels", "known", "names"),
+    [
+        ([100, 300, 200, 100], 0, ("100", "200", "300")),
+        ([9, 4000000, 9, 9], 10, ("9", "4000000")),
+        ([3, 7, 7, 3], 10, ()),
+        ([1, 2, 3, 1], 0, ()),
+        ([0, 2, 2, 0], 0, ()),
+    ],
+)
+def test_sparse_labels_are_as_many_classes_as_there_are_labels(labels, known, names):
+    source = Source(Images(np.zeros((4, 2, 2, 1)), np.array(labels)))
+    dense = source.densely_numbered(known)
+    assert dense.names == names
+    shown = np.array(names)[dense.images.labels] if names else dense.images.labels
+    np.testing.assert_array_equal(shown.astype(int), labels)
+
+
+def test_a_models_names_that_are_numbers_are_the_labels_of_data_without_names():
+    source = Source(Images(np.zeros((3, 2, 2, 1)), np.array([300, 100, 300])))
+    np.testing.assert_array_equal(source.numbered_as(["100", "200", "300"]).images.labels, [2, 0, 2])
+    with pytest.raises(ValueError, match=r"does not know the classes \['300'\]"):
+        source.numbered_as(["100", "200"])
+
+
 def test_arrays_and_tables_are_data_too():
     grey = np.random.default_rng(0).integers(0, 256, (4, 5, 6), dtype=np.uint8)
     images, labels = load_images((grey, [0, 1, 2, 1]))

@@ -150,6 +150,8 @@ def test_the_head_is_made_for_the_datas_classes_and_the_user_is_told(model, digi
     assert smaller.config.classes == 3
     assert smaller.classify(digits.images[0]).shape == (3,)
     assert "the head is replaced: it was for 10 classes, the data have 3" in capsys.readouterr().out
+    sparse = finetune(model, three._replace(labels=100 * three.labels + 100), Recipe(steps=1), quiet=True)
+    assert sparse.config.class_names == ("100", "200", "300")
     unlabelled = dataclasses.replace(CONFIG, classes=0)
     first = finetune(DenseHopfield(unlabelled, key=jr.key(0)), three, Recipe(steps=1), quiet=True)
     assert first.config.classes == 3

@@ -52,11 +52,31 @@ class Source(NamedTuple):
             only = self.names[labels[0]] if self.names else labels[0]
             raise ValueError(f"all images are of one class ({only}); expected two or more")
 
+    def named_by_number(self) -> "Source":
+        """Returns the data with each label that occurs as the name of a class, in order, if there are none yet."""
+        if self.names or self.images.labels is None:
+            return self
+        values, numbers = np.unique(self.images.labels, return_inverse=True)
+        images = self.images._replace(labels=numbers.astype(np.int32))
+        return self._replace(images=images, names=tuple(map(str, values)))
+
+    def densely_numbered(self, known: int = 0) -> "Source":
+        """Returns the data `named_by_number` if their labels are sparse, such as 100, 200 and 300.
+
+        They are if they leave out more than half of the numbers, and some are beyond the `known` classes of a model.
+        """
+        labels = self.images.labels
+        sparse = labels is not None and labels.max() >= max(known, 2 * len(np.unique(labels)))
+        return self.named_by_number() if sparse else self
+
     def numbered_as(self, names: Sequence[str]) -> "Source":
         """Returns the data with the labels of a model whose classes are `names`.
 
-        If either has no names, the data stay as they are. **Raises** ValueError if the model lacks a class.
+        If the model has no names, or has words where the data have numbers, the data stay as they are. **Raises**
+        ValueError if the model lacks a class.
         """
+        if names and all(name.isdecimal() for name in names):
+            self = self.named_by_number()
         if not names or not self.names:
             return self
         if unknown := [name for name in self.names if name not in names]:

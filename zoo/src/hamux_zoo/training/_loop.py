@@ -90,7 +90,7 @@ def finetune(
     check_tasks(recipe.task, model)
     recipe = recipe.for_model(model)
     placement = Placement.over_all_devices(recipe.batch_size, shard_params)
-    source = read(data, shape=model.config.shape, skip_bad=skip_bad)
+    source = read(data, shape=model.config.shape, skip_bad=skip_bad).densely_numbered(model.config.classes)
     with Display(recipe.steps, quiet or not leads()) as display, jax.set_mesh(NO_MESH):
         for note in source.notes:
             display.say(note)
@@ -202,7 +202,7 @@ def train(
     given = dict(config or {})
     shape = given.get("shape")
     sized = shape if isinstance(shape, list | tuple) else None
-    source = read(data, shape=sized, skip_bad=options.get("skip_bad", False))
+    source = read(data, shape=sized, skip_bad=options.get("skip_bad", False)).densely_numbered()
     classes = source.classes if uses_labels(recipe.task) else 0
     fields = {"shape": source.images.images.shape[1:], "classes": classes} | given
     make: Callable[..., Model] = architecture

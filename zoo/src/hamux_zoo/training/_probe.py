@@ -71,7 +71,7 @@ def probe(model: Memory, data: Data, *, skip_bad: bool = False, seed: int = 0) -
 
     **Raises** ValueError for a memory without features, and for data without labels or of one class.
     """
-    source = read(data, shape=model.config.shape, skip_bad=skip_bad)
+    source = read(data, shape=model.config.shape, skip_bad=skip_bad).densely_numbered()
     memory = model.memory if isinstance(model, Probed) else model
     if not isinstance(memory, Featured):
         raise ValueError(f"{type(model).__name__} has no features to classify by")
