@@ -343,6 +343,20 @@ def test_arrays_and_tables_are_data_too():
     assert load_images(datasets.DatasetDict({"test": table}), "test").labels is None
 
 
+def test_the_column_of_the_classes_may_be_named():
+    columns = {"image": list(np.zeros((3, 4, 4), np.uint8)), "label": [0, 1, 0], "kind": ["b", "a", "a"]}
+    kinds = {"image": datasets.Image(), "label": datasets.Value("int64"), "kind": datasets.Value("string")}
+    features = datasets.Features(kinds | {"weight": datasets.Value("float32")})
+    table = datasets.Dataset.from_dict(columns | {"weight": [0.5, 1.0, 2.0]}, features)
+    assert list(load_images(table, label_column="kind").labels) == [1, 0, 0]
+    assert list(load_images(table, label_column="label").labels) == [0, 1, 0]
+    for column in ("weight", "species", "image"):
+        with pytest.raises(ValueError, match=f'columns .*; expected whole numbers or names in "{column}"'):
+            load_images(table, label_column=column)
+    with pytest.raises(ValueError, match='`label_column` is "kind", but the data are arrays, which have no columns'):
+        load_images(np.zeros((3, 4, 4)), label_column="kind")
+
+
 @pytest.mark.parametrize("column", ["label", "labels", "class"])
 def test_classes_may_be_numbers_of_any_kind_or_names(column):
     grey, features = np.zeros((3, 4, 4), np.uint8), {"image": datasets.Image()}

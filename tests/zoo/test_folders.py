@@ -109,6 +109,32 @@ def test_splits_and_classes_follow_the_table(tmp_path, files, split, names, labe
     assert split in splits(tmp_path / "data")
 
 
+@pytest.mark.parametrize(
+    ("class_folder", "names", "labels"),
+    [
+        (0, ("fruit", "roots"), [0, 0, 0, 1, 1]),
+        (1, ("apple", "beet", "pear"), [0, 0, 2, 1]),
+        (2, ("fresh",), [0]),
+        (-1, ("apple", "beet", "fresh", "pear", "roots"), [0, 2, 3, 1, 4]),
+        (-2, ("apple", "fruit", "roots"), [1, 0, 1, 2]),
+    ],
+)
+def test_the_class_may_be_another_folder_on_the_way(tmp_path, class_folder, names, labels):
+    deep = ["fruit/apple/a.png", "fruit/apple/fresh/b.png", "fruit/pear/c.png", "roots/beet/d.png", "roots/e.png"]
+    put(tmp_path, [*deep, "f.png"])
+    source = read(tmp_path, shape=SHAPE, class_folder=class_folder)
+    assert source.names == names
+    assert list(source.images.labels) == labels
+    left_out = f"{len(deep) - len(labels)} in too few folders to have a class"
+    assert (left_out in source.notes[1]) == (len(labels) < len(deep))
+
+
+def test_a_folder_that_is_too_deep_is_refused(tmp_path):
+    put(tmp_path, ["cat/a.png", "dog/b.png"])
+    with pytest.raises(ValueError, match=r"`class_folder` is 1, and no picture in .* lies in so many folders"):
+        read(tmp_path, shape=SHAPE, class_folder=1)
+
+
 def test_what_is_left_out_is_named(tmp_path):
     put(tmp_path, ["cat/a.png", "dog/b.png", "c.png"])
     for name in ("cat/x.heic", "cat/y.HEIC", "notes.txt", ".DS_Store", "cat/._a.png"):
@@ -137,6 +163,10 @@ def test_a_table_may_tell_the_classes(tmp_path, table, text):
     assert seen(source) == [1, 2]
     assert list(source.images.labels) == [1, 0]
     assert source.notes[1] == f"1 files left out: 1 not named in {table}"
+    named = read(tmp_path, shape=SHAPE, label_column="class" if table.endswith("jsonl") else "label")
+    assert list(named.images.labels) == [1, 0]
+    with pytest.raises(ValueError, match=r'has no metadata\.csv or metadata\.jsonl with .* file_name and "kind"'):
+        read(tmp_path, shape=SHAPE, label_column="kind")
     (tmp_path / table).unlink()
     (tmp_path / "metadata.csv").write_text("file_name,text\na.png,a dog\n")
     said = "metadata.csv (without file_name and one of label, labels, class)"

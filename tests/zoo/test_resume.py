@@ -157,3 +157,21 @@ def test_no_space_left_is_said_with_the_step_and_the_checkpoints_before_stay(tmp
     assert not (tmp_path / "run/checkpoints/4").exists()
     assert (tmp_path / "run/checkpoints/2").exists()
     finish(tmp_path / "run", 4, 2)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    """Nor does a process that is killed keep the next one out."""
+    first = start(tmp_path, 100_000, 100)
+    wait_for_a_line(tmp_path, first, more_than=0)
+    second = start(tmp_path, 100_000, 100)
+    _, errors = second.communicate()
+    assert f"ValueError: another process trains in {tmp_path}; wait for it, or take another folder" in errors
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+    third = start(tmp_path, 100_000, 100)
+    before = len(Log(tmp_path / "log.jsonl").lines())
+    wait_for_a_line(tmp_path, third, more_than=before)
+    assert third.poll() is None
+    third.kill()
+    third.communicate()

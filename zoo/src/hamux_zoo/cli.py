@@ -29,6 +29,10 @@ Repo = Annotated[str, typer.Argument(help="A repo on the Hub, ORG/NAME.")]
 Private = Annotated[bool | None, typer.Option(help="Whether a repo that is created now is private.")]
 Data = Annotated[str, typer.Option(help="A data set: a local folder, or an id on the Hub.")]
 SkipBad = Annotated[bool, typer.Option(help="Leave out images that cannot be read.")]
+LabelColumn = Annotated[str | None, typer.Option(help="The column that holds the classes.", show_default="label")]
+ClassFolder = Annotated[
+    int, typer.Option(help="Which folder on the way to a picture is its class: 0 the first, -1 the last.")
+]
 Fields = Annotated[
     list[str] | None, typer.Option("--set", help="A field of the config, NAME=VALUE with a JSON value; repeatable.")
 ]
@@ -152,9 +156,11 @@ def evaluate(
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "test",
     first: Annotated[int, typer.Option(help="The first image of the split to measure on.", min=0)] = 0,
     skip_bad: SkipBad = False,
+    label_column: LabelColumn = None,
+    class_folder: ClassFolder = 0,
 ) -> None:
     """Measure the numbers of a model's card on a data set."""
-    from .data import read, splits
+    from .data import Reading, read, splits
     from .measure import evaluate
     from .models import from_pretrained
 
@@ -166,7 +172,8 @@ def evaluate(
             "(height, width, channels) from 0 to 1; measure it in Python with hamux_zoo.evaluate"
         )
     others = [other for other in splits(data) if other == "train" != split]
-    test, *train = (read(data, each, shape=config.shape, skip_bad=skip_bad) for each in (split, *others))
+    options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
+    test, *train = (read(data, each, shape=config.shape, **options) for each in (split, *others))
     test = test.numbered_as(config.class_names)
     for note in test.notes:
         _say(note)
@@ -409,6 +416,8 @@ class _Training:
     overfit_one_batch: Annotated[bool, typer.Option(help="Train on the first batch alone: can it learn?")] = False
     overwrite: Annotated[bool, typer.Option(help="Empty the folder of the run that it holds, and start again.")] = False
     skip_bad: SkipBad = False
+    label_column: LabelColumn = None
+    class_folder: ClassFolder = 0
     shard_params: Annotated[bool, typer.Option(help="Cut large parameters over the devices.")] = False
     log: Annotated[str | None, typer.Option(help="Also report to trackio or tensorboard.")] = None
     distributed: Annotated[bool, typer.Option(help="One process of several, started by SLURM or Kubernetes.")] = False
@@ -451,15 +460,19 @@ def probe(
     data: Data,
     out: Annotated[Path | None, typer.Option(help="The folder for the model and a picture of its confusions.")] = None,
     skip_bad: SkipBad = False,
+    label_column: LabelColumn = None,
+    class_folder: ClassFolder = 0,
     seed: Annotated[int, typer.Option(help="Of the folds of the cross-validation.")] = 0,
 ) -> None:
     """Fit a linear classifier on your own data to a model's features, in seconds, and measure it."""
+    from .data import Reading
     from .models import from_pretrained
     from .training import probe
 
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already and is not empty; choose another folder with `out`")
-    probed = probe(from_pretrained(name), data, skip_bad=skip_bad, seed=seed)
+    options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
+    probed = probe(from_pretrained(name), data, seed=seed, **options)
     for note in probed.notes:
         _say(note)
     if probed.error is not None:

@@ -19,6 +19,7 @@ from ._images import (
 )
 from ._tables import (
     Data as Data,
+    Reading as Reading,
     Source as Source,
     load_images as load_images,
     read as read,

@@ -3,7 +3,7 @@
 import collections
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +62,7 @@ class Found(NamedTuple):
         return said
 
 
-def find_pictures(folder: Path) -> Found | None:
+def find_pictures(folder: Path, label_column: str | None = None, class_folder: int = 0) -> Found | None:
     """Returns the pictures in a folder and its subfolders, or None if there is none.
 
     Links are followed, except into a folder that they are in.
@@ -71,13 +71,14 @@ def find_pictures(folder: Path) -> Found | None:
     |---|---|---|
     | folders that are all named as splits, such as "train" and "Testing" | each of them | as below, within it |
     | a single folder, and no picture beside it | as within it | as within it |
-    | other folders, whatever their names | "train" | the first folder on the way to it |
+    | other folders, whatever their names | "train" | the first folder on the way to it, or that of `class_folder` |
     | pictures alone | "train" | none |
 
     A picture that lies beside folders of classes has no class, and is left out. Where a `metadata.csv` or
-    `metadata.jsonl` has the columns file_name and "label", "labels" or "class", these are the classes, and a picture
-    that it does not name is left out.
+    `metadata.jsonl` has the columns file_name and "label", "labels" or "class", or else `label_column`, these are the
+    classes, and a picture that it does not name is left out.
     """
+    columns = LABELS if label_column is None else (label_column,)
     files, left_out, tables = list[Path](), list[tuple[Path, str]](), list[Path]()
     for file in files_below(folder):
         ending = file.suffix.lower()
@@ -100,9 +101,13 @@ def find_pictures(folder: Path) -> Found | None:
         of = {file: SPLITS[way[0].lower()] for file, way in ways.items() if len(way) > 1}
         left_out += [(file, "beside the splits") for file in files if file not in of]
         ways = _without_single_folders({file: ways[file][1:] for file in of})
-    told = {file: name for table in tables for file, name in _told(table).items()}
+    told = {file: name for table in tables for file, name in _told(table, columns).items()}
     if not told:
-        left_out += [(table, f"{table.name} (without file_name and one of {', '.join(LABELS)})") for table in tables]
+        left_out += [(table, f"{table.name} (without file_name and one of {', '.join(columns)})") for table in tables]
+    if label_column is not None and not told:
+        raise ValueError(
+            f'{folder} has no metadata.csv or metadata.jsonl with the columns file_name and "{label_column}"'
+        )
     if told:
         left_out += [(file, f"not named in {tables[0].name}") for file in of if file.absolute() not in told]
         of = {file: split for file, split in of.items() if file.absolute() in told}
@@ -113,14 +118,22 @@ def find_pictures(folder: Path) -> Found | None:
     if with_class:
         left_out += [(file, "beside the folders of classes") for file in of if len(ways[file]) == 1]
     used = with_class or list(of)
+    if with_class:
+        depth = class_folder + 1 if class_folder >= 0 else -class_folder
+        used = [file for file in with_class if len(ways[file]) > depth]
+        left_out += [(file, "in too few folders to have a class") for file in with_class if len(ways[file]) <= depth]
+        if not used:
+            raise ValueError(f"`class_folder` is {class_folder}, and no picture in {folder} lies in so many folders")
     splits = sorted({of[file] for file in used})
     grouped = {split: [file for file in used if of[file] == split] for split in splits}
     if not with_class:
         return Found(grouped, None, left_out)
-    return Found(grouped, {split: [ways[file][0] for file in grouped[split]] for split in splits}, left_out)
+    return Found(
+        grouped, {split: [ways[file][:-1][class_folder] for file in grouped[split]] for split in splits}, left_out
+    )
 
 
-def _told(table: Path) -> dict[Path, str]:
+def _told(table: Path, columns: Sequence[str]) -> dict[Path, str]:
     """The class of each file that a table names. **Raises** ValueError, naming the table, if it cannot be read."""
     import pandas as pd
 
@@ -128,7 +141,7 @@ def _told(table: Path) -> dict[Path, str]:
         rows = pd.read_csv(table, dtype=str) if table.suffix == ".csv" else pd.read_json(table, lines=True, dtype=False)
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"{table} cannot be read: {error}") from None
-    label = next((column for column in LABELS if column in rows), None)
+    label = next((column for column in columns if column in rows), None)
     if "file_name" not in rows or label is None:
         return {}
     folder = table.absolute().parent

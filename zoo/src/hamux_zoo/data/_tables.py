@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypedDict, Unpack, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,6 +85,14 @@ class Source(NamedTuple):
         return self._replace(images=self.images._replace(labels=labels), names=tuple(names))
 
 
+class Reading(TypedDict, total=False):
+    """The options of `load_images` that say what is used, and as what."""
+
+    skip_bad: bool
+    label_column: str | None
+    class_folder: int
+
+
 @runtime_checkable
 class _Arraylike(Protocol):
     """What NumPy takes for an array, of whatever library."""
@@ -105,6 +113,8 @@ def load_images(
     shape: Sequence[int] | None = None,
     skip_bad: bool = False,
     revision: str | None = None,
+    label_column: str | None = None,
+    class_folder: int = 0,
 ) -> Images:
     """Returns a split of a data set, its images as floats in [0, 1].
 
@@ -116,12 +126,17 @@ def load_images(
       Lanczos resampling, and made grey or coloured to fit it. Without it they must all be alike. Arrays must have it.
     - `skip_bad`: leave out images that cannot be read.
     - `revision`: a branch, a tag or a commit on the Hub. For a private data set, set HF_TOKEN.
+    - `label_column`: the column that holds the classes, if it is not declared and not called "label", "labels" or
+      "class".
+    - `class_folder`: which of the folders on the way to a picture is its class. 0 is the first one below the folder, or
+      below its split, and −1 the last.
 
     **Raises** FileNotFoundError if there is no such data set, or an empty one; and ValueError for an image that cannot
     be read, which it names, for a table without one column of images, for images of several sizes without a `shape`,
     for labels that are not classes, for arrays that are not images, and for a `revision` of data not on the Hub.
     """
-    return read(data, split, shape=shape, skip_bad=skip_bad, revision=revision).images.take(slice(None))
+    options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
+    return read(data, split, shape=shape, revision=revision, **options).images.take(slice(None))
 
 
 def stream_images(
@@ -132,6 +147,8 @@ def stream_images(
     batch_size: int = 64,
     skip_bad: bool = False,
     revision: str | None = None,
+    label_column: str | None = None,
+    class_folder: int = 0,
 ) -> Iterator[Images]:
     """Yields the images of `load_images` in batches, of which only one is in memory; the last may be smaller.
 
@@ -142,7 +159,8 @@ def stream_images(
     ConnectionError if the Hub stops answering.
     """
     size = whole_number("batch_size", batch_size, 1)
-    return _Pictures(data, split, _checked_shape(shape), skip_bad, revision, streaming=True).stream(size)
+    options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
+    return _Pictures(data, split, _checked_shape(shape), revision, streaming=True, **options).stream(size)
 
 
 def read(
@@ -150,8 +168,8 @@ def read(
     split: str = "train",
     *,
     shape: Sequence[int] | None = None,
-    skip_bad: bool = False,
     revision: str | None = None,
+    **options: Unpack[Reading],
 ) -> Source:
     """Returns what `load_images` does, as bytes if it is stored so, with the classes' names and notes.
 
@@ -159,6 +177,8 @@ def read(
     """
     wanted = _checked_shape(shape)
     _hub_id(data, revision)
+    if isinstance(data, Source | list | tuple | _Arraylike) and (column := options.get("label_column")) is not None:
+        raise ValueError(f'`label_column` is "{column}", but the data are arrays, which have no columns')
     if isinstance(data, Source):
         return data._replace(images=from_arrays(data.images.images, data.images.labels, wanted))
     if isinstance(data, tuple) and len(data) == 2:
@@ -167,7 +187,7 @@ def read(
         return Source(from_arrays(images, numbers, wanted), names)
     if isinstance(data, list | _Arraylike):
         return Source(from_arrays(data, None, wanted))
-    return _Pictures(data, split, wanted, skip_bad, revision).source()
+    return _Pictures(data, split, wanted, revision, **options).source()
 
 
 def splits(data: Data) -> list[str]:
@@ -240,10 +260,10 @@ def _with_numbers(table: Table, column: str, name: str) -> "datasets.Dataset":
     return table.class_encode_column(column)
 
 
-def _pictures_in(data: Data) -> Found | None:
+def _pictures_in(data: Data, label_column: str | None = None, class_folder: int = 0) -> Found | None:
     """The pictures in a local folder, if it is one and holds any."""
     path = Path(data).expanduser() if isinstance(data, str | os.PathLike) else None
-    return find_pictures(path) if path is not None and path.is_dir() else None
+    return find_pictures(path, label_column, class_folder) if path is not None and path.is_dir() else None
 
 
 def _tables_of(found: Found, streaming: bool) -> dict[str, Table]:
@@ -276,15 +296,18 @@ class _Pictures:
         data: Data,
         split: str,
         shape: tuple[int, ...] | None,
-        skip_bad: bool,
         revision: str | None,
+        *,
         streaming: bool = False,
+        skip_bad: bool = False,
+        label_column: str | None = None,
+        class_folder: int = 0,
     ) -> None:
         import datasets
 
         self._name, self._shape, self._skip_bad, self._places = _name_of(data), shape, skip_bad, _places(data)
         self._hub_id = _hub_id(data, revision)
-        found = _pictures_in(data)
+        found = _pictures_in(data, label_column, class_folder)
         self._found = found.notes(split) if found is not None and split in found.files else []
         tables = _open(data, revision, streaming) if found is None else _tables_of(found, streaming)
         self._count = 0
@@ -296,11 +319,18 @@ class _Pictures:
         features = tables[split].features or {}
         images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
         labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+        if found is None and label_column is not None:
+            labels = [label_column] if isinstance(features.get(label_column), datasets.ClassLabel) else []
         if not labels:
-            kinds = {column: str(getattr(features.get(column), "dtype", "")) for column in LABELS}
+            columns = LABELS if label_column is None else (label_column,)
+            kinds = {column: str(getattr(features.get(column), "dtype", "")) for column in columns}
             labels = [
                 column for column, kind in kinds.items() if kind.startswith(("int", "uint", "string", "large_string"))
             ][:1]
+            if not labels and label_column is not None:
+                raise ValueError(
+                    f'{self._name} has columns {list(features)}; expected whole numbers or names in "{label_column}"'
+                )
             if labels and kinds[labels[0]].endswith("string"):
                 tables[split] = _with_numbers(tables[split], labels[0], self._name)
                 features = tables[split].features

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TypedDict, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 import equinox as eqx
 import jax
@@ -25,14 +25,14 @@ import jax.random as jr
 import numpy as np
 
 from ..config import make_config
-from ..data import Data, Images, Source, batches, read, split_off
+from ..data import Data, Images, Reading, Source, batches, read, split_off
 from ..memory import Classifier, Memory
 from ..pretrained import config_of, named_leaves
 from ..progress import Clock, Display
 from ._devices import NO_MESH, Placement, in_any_process, leads, to_host
 from ._log import Line
 from ._recipe import Recipe
-from ._run import Draw, Run
+from ._run import Draw, Run, alone_in
 from ._steps import Arrays, Measure, State, first_state, make_measure, make_step, part
 from ._tasks import check_tasks, examples, loss_of, needs_labels, uses_labels
 
@@ -49,6 +49,8 @@ def finetune(
     overwrite: bool = False,
     shard_params: bool = False,
     skip_bad: bool = False,
+    label_column: str | None = None,
+    class_folder: int = 0,
     log: str | None = None,
     base_model: str | None = None,
     draw: Draw | None = None,
@@ -65,7 +67,7 @@ def finetune(
       name is compared. With `resume=False`, and for another run, the folder is refused; `overwrite` empties it of its
       run.
     - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
-    - `skip_bad`: leave out images that cannot be read.
+    - `skip_bad`: leave out images that cannot be read. `label_column`, `class_folder`: as in `load_images`.
     - `log`: a tracker that gets the numbers, too: "trackio" or "tensorboard". It needs a `workdir`.
     - `base_model`: the name of what `model` was, on the Hub or bundled, for the card.
     - `draw`: is called after each validation with the run's folder, the log's lines, rows of example pictures, and
@@ -90,8 +92,9 @@ def finetune(
     check_tasks(recipe.task, model)
     recipe = recipe.for_model(model)
     placement = Placement.over_all_devices(recipe.batch_size, shard_params)
-    source = read(data, shape=model.config.shape, skip_bad=skip_bad).densely_numbered(model.config.classes)
-    with Display(recipe.steps, quiet or not leads()) as display, jax.set_mesh(NO_MESH):
+    options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
+    source = read(data, shape=model.config.shape, **options).densely_numbered(model.config.classes)
+    with Display(recipe.steps, quiet or not leads()) as display, jax.set_mesh(NO_MESH), contextlib.ExitStack() as stack:
         for note in source.notes:
             display.say(note)
         model = _with_classes_of(source, jax.tree.map(_as_float32, model), recipe, display)
@@ -101,6 +104,7 @@ def finetune(
         state = first_state(parts, recipe, measure, learned.take(np.zeros(recipe.batch_size, int)))
         run = None
         if workdir is not None:
+            stack.enter_context(alone_in(Path(workdir)))
             run = Run(
                 Path(workdir),
                 _identity(model, learned, recipe),
@@ -167,14 +171,13 @@ def finetune(
         return trained
 
 
-class Options(TypedDict, total=False):
+class Options(Reading, total=False):
     """The options of `finetune`, which `train` passes on to it."""
 
     workdir: str | Path | None
     resume: bool
     overwrite: bool
     shard_params: bool
-    skip_bad: bool
     log: str | None
     base_model: str | None
     draw: Draw | None
@@ -202,7 +205,7 @@ def train(
     given = dict(config or {})
     shape = given.get("shape")
     sized = shape if isinstance(shape, list | tuple) else None
-    source = read(data, shape=sized, skip_bad=options.get("skip_bad", False)).densely_numbered()
+    source = read(data, shape=sized, **_reading(**options)).densely_numbered()
     classes = source.classes if uses_labels(recipe.task) else 0
     fields = {"shape": source.images.images.shape[1:], "classes": classes} | given
     make: Callable[..., Model] = architecture
@@ -212,6 +215,13 @@ def train(
     labels = None if labels is None else np.asarray(labels)
     model = model.prepared(np.asarray(images), labels, seed=recipe.seed)
     return finetune(model, source, recipe, **options)
+
+
+def _reading(
+    skip_bad: bool = False, label_column: str | None = None, class_folder: int = 0, **others: object
+) -> Reading:
+    """The options of reading among those of a training."""
+    return Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
 
 
 def _check_recipe(recipe: object) -> None:

@@ -1,7 +1,7 @@
 """A linear classifier on the features of a frozen memory, fitted in closed form."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..data import Data, Images, Source, read
+from ..data import Data, Images, Reading, Source, read
 from ..memory import Featured, Memory
 from ..models.probed import Probed
 
@@ -53,7 +53,7 @@ class Probe(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def probe(model: Memory, data: Data, *, skip_bad: bool = False, seed: int = 0) -> Probe:
+def probe(model: Memory, data: Data, *, seed: int = 0, **options: Unpack[Reading]) -> Probe:
     """Fits a linear classifier to the features of a frozen memory.
 
     Features are divided by their standard deviations. W and b minimise
@@ -66,12 +66,12 @@ def probe(model: Memory, data: Data, *, skip_bad: bool = False, seed: int = 0) -
 
     Errors are measured by five-fold cross-validation, in which α is chosen anew in each fold.
 
-    - `data`: images with labels, as in `load_images`. `skip_bad`: leave out images that cannot be read.
+    - `data`: images with labels. It, `skip_bad`, `label_column` and `class_folder` are as in `load_images`.
     - `seed`: draws the folds.
 
     **Raises** ValueError for a memory without features, and for data without labels or of one class.
     """
-    source = read(data, shape=model.config.shape, skip_bad=skip_bad).densely_numbered()
+    source = read(data, shape=model.config.shape, **options).densely_numbered()
     memory = model.memory if isinstance(model, Probed) else model
     if not isinstance(memory, Featured):
         raise ValueError(f"{type(model).__name__} has no features to classify by")

@@ -1,12 +1,14 @@
 """The folder of a run: which run it holds, its log, its checkpoints, its models. The first process alone writes."""
 
+import contextlib
 import errno
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import jax
 import numpy as np
 
@@ -14,13 +16,14 @@ from ..data import JUNK, Loader
 from ..files import CONFIG
 from ..memory import Memory
 from ._checkpoints import Checkpoints
-from ._devices import lead
+from ._devices import lead, leads
 from ._log import Line, Log, tracker
 from ._steps import State
 
 # Of run.json and the checkpoints. hamux-zoo 0.6 wrote none.
 FORMAT = 2
 _MADE = ("run.json", "log.jsonl", "checkpoints", "best", "model", "curves.png", "samples.png", "tensorboard")
+_LOCK = ".lock"
 _GO_ON = "free some, and the same call goes on from there"
 _WAY_OUT = "take another folder, or empty it of its run by `overwrite=True`"
 
@@ -45,6 +48,29 @@ Examples = tuple[dict[str, np.ndarray], list[str]]
 
 # (path, lines of the log, rows of pictures, titles): draws `curves.png` and `samples.png` into a run's folder.
 Draw = Callable[[Path, list[Line], dict[str, np.ndarray], list[str]], None]
+
+
+@contextlib.contextmanager
+def alone_in(path: Path) -> Iterator[None]:
+    """Makes the folder of a run, and keeps other processes from training in it. The lock of a process ends with it.
+
+    **Raises** ValueError if another one trains there.
+    """
+    if not leads():
+        yield
+        return
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; a run takes a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ValueError(f"another process trains in {path}; wait for it, or take another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Run:
@@ -151,9 +177,6 @@ class Run:
             raise OSError(error.errno or errno.EIO, problem) from error
 
     def _claim(self, resume: bool, overwrite: bool, needed: int) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; a run takes a folder")
-        self.path.mkdir(parents=True, exist_ok=True)
         own = self.path / "run.json"
         made = [self.path / name for name in _MADE if (self.path / name).exists()]
         if overwrite and made and not own.exists():
@@ -173,7 +196,9 @@ class Run:
             if keys or not resume:
                 raise ValueError(f"{self.path} holds {f'another run ({differing})' if keys else 'a run'}; {_WAY_OUT}")
             return
-        if not overwrite and any(path.suffix != ".aside" and path.name not in JUNK for path in self.path.iterdir()):
+        if not overwrite and any(
+            path.suffix != ".aside" and path.name not in {*JUNK, _LOCK} for path in self.path.iterdir()
+        ):
             raise ValueError(f"{self.path} is not empty and holds no run; {_WAY_OUT}")
         if (free := shutil.disk_usage(self.path).free) < needed:
             room = f"checkpoints take {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free; {_GO_ON}"
