@@ -1,10 +1,14 @@
 """What goes wrong between here and the Hub, and what is left then: refusals, broken transfers, kills, no room."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import datasets
 import equinox as eqx
 import pytest
 from hub_client import COMMAND, REPO, a_model, cached, files, refused
@@ -198,6 +202,46 @@ def test_two_processes_pull_at_once(hub, tmp_path):
     shown = [process.communicate()[0].decode() for process in pulling]
     assert shown[0] == shown[1]
     assert [process.returncode for process in pulling] == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs the permissions of POSIX")
+def test_a_cache_that_cannot_be_written_is_read_as_it_is(hub, tmp_path):
+    """Online, too, and by root, who is kept from writing where permissions forbid it."""
+    hub.add(REPO, files(a_model(), tmp_path / "m"))
+    home = tmp_path / "home"
+    environment = os.environ | {"HF_HOME": str(home)}
+    subprocess.run([COMMAND, "pull", REPO], env=environment, check=True, capture_output=True)
+    folders = [home, *(path for path in home.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    kept = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override"]
+    if os.geteuid() == 0 and not shutil.which("setpriv"):
+        pytest.skip("root may write everywhere, and there is no setpriv")
+    command = [*(kept if os.geteuid() == 0 else []), COMMAND, "info", REPO]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    for folder in folders:
+        folder.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    assert f"{home} cannot be written; what is fetched lies in " in done.stderr
+    assert "K memories" in done.stdout
+
+
+def test_a_home_that_cannot_be_written_holds_no_cache(tmp_path):
+    """No one may write below a file. A table of `datasets` is read all the same, by its cache elsewhere."""
+    code = "import os, hamux_zoo; print(len(hamux_zoo.load_images(os.environ['DATA']).images), os.environ['HF_HOME'])"
+    image = {
+        "bytes": (Path(__file__).parents[2] / "zoo/src/hamux_zoo/weights/dense-hopfield-mnist/recall.png").read_bytes()
+    }
+    features = datasets.Features({"image": datasets.Image()})
+    datasets.Dataset.from_dict({"image": [image, image]}, features).to_parquet(tmp_path / "train.parquet")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
+    environment |= {"HOME": "/dev/null/none", "DATA": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    count, home = done.stdout.split()
+    assert (count, home) == ("2", re.search(r"lies in (\S+) until the end \(HF_HOME names", done.stderr)[1])
+    assert not Path(home).exists()
 
 
 # Each child is killed at a random moment of a save (of one of two models, over the other), or of a pull.

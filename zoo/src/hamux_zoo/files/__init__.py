@@ -1,6 +1,7 @@
 """A model's files: its folder, its card, the archives that others publish, and the Hugging Face Hub."""
 
 from ._archive import Layout as Layout, read_archive as read_archive
+from ._caches import keep_caches_writable
 from ._card import Card as Card, make_card as make_card, read_card as read_card
 from ._folder import (
     CONFIG as CONFIG,
@@ -12,3 +13,5 @@ from ._folder import (
 from ._hub import answers as answers, find_folder as find_folder, list_pretrained as list_pretrained
 from ._push import push_folder as push_folder
 from ._saving import SHARD_SIZE as SHARD_SIZE, write_folder as write_folder
+
+keep_caches_writable()

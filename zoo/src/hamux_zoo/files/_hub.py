@@ -75,7 +75,7 @@ def _fetched(
         httpx.TransportError,
         errors.OfflineModeIsEnabled,
         errors.HfHubHTTPError,
-        errors.LocalEntryNotFoundError,
+        OSError,  # not there, or a cache that cannot be written
     ) as unreachable:
         if isinstance(unreachable, errors.HfHubHTTPError) and unreachable.response.status_code in (401, 403, 404):
             raise
@@ -85,10 +85,11 @@ def _fetched(
             raise unreachable from None
     if not pinned:  # a branch stands for the last commit that was fetched whole
         ref = folder.parents[1] / "refs" / (revision or "main")
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        aside = ref.with_name(f".{ref.name}-{os.getpid()}")
-        aside.write_text(folder.name)
-        aside.replace(ref)
+        with contextlib.suppress(OSError):  # of a cache that cannot be written
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            aside = ref.with_name(f".{ref.name}-{os.getpid()}")
+            aside.write_text(folder.name)
+            aside.replace(ref)
     return folder
 
 
