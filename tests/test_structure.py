@@ -42,7 +42,10 @@ CORE_ORDER = [
     *[f"_methods._{name}" for name in METHODS],
     *["_methods", "_descent", "_adjoints", "_dynamics", "_landscape", "__init__"],
 ]
-FILES = [*[f"files.{name}" for name in ("_archive", "_folder", "_hub", "_card", "_saving", "_push")], "files"]
+FILES = [
+    *[f"files.{name}" for name in ("_caches", "_archive", "_folder", "_hub", "_card", "_saving", "_push")],
+    "files",
+]
 ARCHITECTURES = [f"models.{path.stem}" for path in (ZOO / "models").glob("[!_]*.py")]
 DATA = ["data._changes", "data._folders", "data._images", "data._tables", "data"]
 TRAINING = [

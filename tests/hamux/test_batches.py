@@ -50,6 +50,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_batches_over_an_explicit_mesh():
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}

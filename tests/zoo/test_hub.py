@@ -9,11 +9,12 @@ from pathlib import Path
 
 import equinox as eqx
 import pytest
-from hub_client import REPO, a_model, cached, files, run
+from hub_client import REPO, a_model, cached, files, refused, run
 from hub_server import READER, WRITER
 
 import hamux_zoo
 from hamux_zoo import DenseHopfield, from_pretrained
+from hamux_zoo.files import read_card
 
 
 def test_what_is_pushed_is_pulled(hub, pull):
@@ -48,6 +49,17 @@ def test_only_a_models_files_are_fetched_each_once(hub, pull, tmp_path):
     hub.log.clear()
     pull()
     assert hub.log == [f"GET /api/models/{REPO}"]
+
+
+def test_a_card_is_read_without_weights(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.add(REPO, files(a_model(), tmp_path / "m"))
+    assert read_card(REPO).text == read_card(tmp_path / "m").text
+    assert {path.name for path in cached(tmp_path)} == {"README.md", "config.json"}
+    hub.down = True
+    refused(lambda: from_pretrained(REPO), ConnectionError, REPO)
+    hub.down = False
+    assert eqx.tree_equal(from_pretrained(REPO), a_model())
 
 
 def test_branch_tag_and_commit(hub, pull):

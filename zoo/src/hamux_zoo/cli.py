@@ -108,15 +108,13 @@ def list_command(
     task: Annotated[str | None, typer.Option(help="Of those that do a task, such as classify.")] = None,
 ) -> None:
     """Show the bundled models with size, data set and score."""
-    from fnmatch import fnmatch
-
     from .files import find_folder, list_pretrained, read_card, read_config, read_tensors
 
     table = Table(Column("name", no_wrap=True), "parameters", "size", Column("data set", overflow="fold"), "score")
-    for name in list_pretrained():
+    for name in list_pretrained(pattern):
         folder = find_folder(name)
         saved = read_config(folder)
-        if not fnmatch(name, pattern) or architecture not in (None, saved["model_type"]):
+        if architecture not in (None, saved["model_type"]):
             continue
         if task is not None and task not in _loaded(name).tasks:
             continue
@@ -138,14 +136,14 @@ def info(name: Name) -> None:
 
     from .files import find_folder, read_card
 
-    folder = find_folder(name)
+    folder = find_folder(name, weights=False)
     try:
         text = read_card(folder).text
     except FileNotFoundError:
         from .models import from_pretrained
 
         _say(f"{folder} has no card; this is what its model says of itself.")
-        *_, text = from_pretrained(folder).card(folder.name).split("---\n", 2)
+        *_, text = from_pretrained(name).card(folder.name).split("---\n", 2)
     console.print(Markdown(text))
 
 

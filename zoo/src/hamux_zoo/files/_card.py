@@ -21,11 +21,11 @@ class Card(NamedTuple):
 
 
 def read_card(name: str | os.PathLike[str]) -> Card:
-    """Returns the model card of a bundled name or a folder.
+    """Returns the model card of a bundled name, a folder or a repo on the Hub, of which no weights are fetched.
 
     **Raises** FileNotFoundError, or ValueError naming the file.
     """
-    folder = find_folder(name)
+    folder = find_folder(name, weights=False)
     path = folder / CARD
     match = re.match(r"---\n(.*?)\n---\n(.*)", read_text(folder, CARD), flags=re.DOTALL)
     if not match:

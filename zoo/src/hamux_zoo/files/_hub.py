@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import fnmatch
 import importlib.metadata
 import os
 import re
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parents[1] / "weights"
 
 
-def list_pretrained() -> list[str]:
-    """Returns the names of the bundled pretrained memories."""
-    return sorted(folder.name for folder in BUNDLED.iterdir() if (folder / CONFIG).is_file())
+def list_pretrained(pattern: str = "*") -> list[str]:
+    """Returns the names of the bundled pretrained memories, or those that match a pattern such as "*mnist*"."""
+    names = (folder.name for folder in BUNDLED.iterdir() if (folder / CONFIG).is_file())
+    return sorted(fnmatch.filter(names, pattern))
 
 
 def find_folder(
@@ -30,11 +32,13 @@ def find_folder(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    weights: bool = True,
 ) -> Path:
     """Returns the folder of a bundled name, of a folder's path, or of the Hub's repo "organisation/name".
 
-    Arguments and errors are those of `Memory.from_pretrained`. The Hub's cache serves when the Hub does not answer or
-    is not to be asked: for a branch with the last commit that was fetched whole.
+    Without `weights` only config and card are fetched. Other arguments and errors are those of
+    `Memory.from_pretrained`. The Hub's cache serves when the Hub does not answer or is not to be asked: for a branch
+    with the last commit that was fetched whole.
     """
     bundled = list_pretrained()
     here = BUNDLED / name if name in bundled else os.path.expanduser(name)
@@ -47,11 +51,16 @@ def find_folder(
     if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         raise FileNotFoundError(f'"{name}" is neither a bundled model nor a folder, nor a repo\'s "org/name"; {hint}')
     with answers(f'"{name}" is neither a bundled model nor a folder; of the repo', name, revision, hint):
-        return _fetched(hub(token), name, revision, cache_dir, local_files_only)
+        return _fetched(hub(token), name, revision, cache_dir, local_files_only, weights)
 
 
 def _fetched(
-    api: "HfApi", repo_id: str, revision: str | None, cache_dir: str | Path | None, local_files_only: bool
+    api: "HfApi",
+    repo_id: str,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    weights: bool,
 ) -> Path:
     """The folder of one commit in the Hub's cache.
 
@@ -63,6 +72,8 @@ def _fetched(
 
     def snapshot(commit: str | None, local: bool) -> Path:
         fetch = partial(api.snapshot_download, repo_id, revision=commit, cache_dir=cache_dir, local_files_only=local)
+        if not weights:
+            return Path(fetch(allow_patterns=[CONFIG, CARD]))
         config = read_config(Path(fetch(allow_patterns=[CONFIG])))  # it names the files of the weights
         return Path(fetch(allow_patterns=[CONFIG, CARD, INDEX, *config["sha256"]]))
 
@@ -83,7 +94,7 @@ def _fetched(
             return snapshot(revision, True)
         except FileNotFoundError:
             raise unreachable from None
-    if not pinned:  # a branch stands for the last commit that was fetched whole
+    if weights and not pinned:  # a branch stands for the last commit that was fetched whole
         ref = folder.parents[1] / "refs" / (revision or "main")
         with contextlib.suppress(OSError):  # of a cache that cannot be written
             ref.parent.mkdir(parents=True, exist_ok=True)
