@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import datasets
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 import hamux
 from hamux_zoo import (
@@ -155,6 +157,22 @@ def test_the_head_is_made_for_the_datas_classes_and_the_user_is_told(model, digi
     unlabelled = dataclasses.replace(CONFIG, classes=0)
     first = finetune(DenseHopfield(unlabelled, key=jr.key(0)), three, Recipe(steps=1), quiet=True)
     assert first.config.classes == 3
+
+
+def test_a_training_takes_its_classes_from_where_it_is_told(digits, tmp_path):
+    for i, image in enumerate(np.asarray(255 * digits.images[:8], np.uint8)):
+        place = tmp_path / f"{i // 4}" / f"kind {i % 2}" / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(place)
+    recipe = Recipe(steps=1, batch_size=4, validation=0)
+    config = {"memories": 4, "energy": "polynomial"}
+    trained = train(DenseHopfield, tmp_path, recipe, config=config, class_folder=-1, quiet=True)
+    assert trained.config.class_names == ("kind 0", "kind 1")
+    columns = {"image": list(np.asarray(255 * digits.images[:8, ..., 0], np.uint8)), "kind": ["a", "b"] * 4}
+    features = datasets.Features({"image": datasets.Image(), "kind": datasets.Value("string")})
+    table = datasets.Dataset.from_dict(columns, features)
+    trained = train(DenseHopfield, table, recipe, config=config, label_column="kind", quiet=True)
+    assert trained.config.class_names == ("a", "b")
 
 
 def test_a_batch_in_pieces_an_average_and_a_limit_on_the_gradient(model, digits):

@@ -117,7 +117,7 @@ def find_pictures(folder: Path, label_column: str | None = None, class_folder: i
     with_class = [file for file in of if len(ways[file]) > 1]
     if with_class:
         left_out += [(file, "beside the folders of classes") for file in of if len(ways[file]) == 1]
-    used = with_class or list(of)
+    used = list(of)
     if with_class:
         depth = class_folder + 1 if class_folder >= 0 else -class_folder
         used = [file for file in with_class if len(ways[file]) > depth]

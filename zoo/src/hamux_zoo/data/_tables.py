@@ -177,10 +177,10 @@ def read(
     """
     wanted = _checked_shape(shape)
     _hub_id(data, revision)
-    if isinstance(data, Source | list | tuple | _Arraylike) and (column := options.get("label_column")) is not None:
-        raise ValueError(f'`label_column` is "{column}", but the data are arrays, which have no columns')
     if isinstance(data, Source):
         return data._replace(images=from_arrays(data.images.images, data.images.labels, wanted))
+    if isinstance(data, list | tuple | _Arraylike) and (column := options.get("label_column")) is not None:
+        raise ValueError(f'`label_column` is "{column}", but the data are arrays, which have no columns')
     if isinstance(data, tuple) and len(data) == 2:
         images, labels = data
         names, numbers = _numbered(labels)
