@@ -94,6 +94,8 @@ def finetune(
     placement = Placement.over_all_devices(recipe.batch_size, shard_params)
     options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
     source = read(data, shape=model.config.shape, **options).densely_numbered(model.config.classes)
+    if {*source.names} == {*model.config.class_names}:
+        source = source.numbered_as(model.config.class_names)
     with Display(recipe.steps, quiet or not leads()) as display, jax.set_mesh(NO_MESH), contextlib.ExitStack() as stack:
         for note in source.notes:
             display.say(note)
