@@ -129,6 +129,13 @@ def test_an_update_that_breaks_leaves_what_was_there(hub, pull, tmp_path, monkey
     assert eqx.tree_equal(pull(local_files_only=True), a_model(1, pixels=64))
 
 
+def test_a_commit_that_is_no_model_is_not_passed_over_for_the_one_before(hub, pull, tmp_path):
+    hub.add(REPO, files(a_model(), tmp_path / "m"))
+    pull()
+    hub.add(REPO, {"README.md": b"# nothing"})
+    refused(pull, FileNotFoundError, "config.json is missing")
+
+
 def test_the_weights_of_what_is_no_model_are_not_fetched(hub, pull, tmp_path):
     others = {"config.json": b'{"model_type": "gpt"}', "model.safetensors": b"x" * 10**6}
     hub.add("big/llm", others)

@@ -108,29 +108,23 @@ def find_pictures(folder: Path, label_column: str | None = None, class_folder: i
         raise ValueError(
             f'{folder} has no metadata.csv or metadata.jsonl with the columns file_name and "{label_column}"'
         )
+    classes: dict[Path, str] | None = None
     if told:
-        left_out += [(file, f"not named in {tables[0].name}") for file in of if file.absolute() not in told]
-        of = {file: split for file, split in of.items() if file.absolute() in told}
-        splits = sorted({*of.values()})
-        grouped = {split: [file for file in of if of[file] == split] for split in splits}
-        return Found(grouped, {split: [told[file.absolute()] for file in grouped[split]] for split in splits}, left_out)
-    with_class = [file for file in of if len(ways[file]) > 1]
-    if with_class:
-        left_out += [(file, "beside the folders of classes") for file in of if len(ways[file]) == 1]
-    used = list(of)
-    if with_class:
+        classes = {file: told[file.absolute()] for file in of if file.absolute() in told}
+        left_out += [(file, f"not named in {tables[0].name}") for file in of if file not in classes]
+    elif any(len(ways[file]) > 1 for file in of):
         depth = class_folder + 1 if class_folder >= 0 else -class_folder
-        used = [file for file in with_class if len(ways[file]) > depth]
-        left_out += [(file, "in too few folders to have a class") for file in with_class if len(ways[file]) <= depth]
-        if not used:
+        classes = {file: ways[file][:-1][class_folder] for file in of if len(ways[file]) > depth}
+        reasons = {1: "beside the folders of classes"}
+        without = [file for file in of if file not in classes]
+        left_out += [(file, reasons.get(len(ways[file]), "in too few folders to have a class")) for file in without]
+        if not classes:
             raise ValueError(f"`class_folder` is {class_folder}, and no picture in {folder} lies in so many folders")
-    splits = sorted({of[file] for file in used})
-    grouped = {split: [file for file in used if of[file] == split] for split in splits}
-    if not with_class:
+    used = list(of if classes is None else classes)
+    grouped = {split: [file for file in used if of[file] == split] for split in sorted({of[file] for file in used})}
+    if classes is None:
         return Found(grouped, None, left_out)
-    return Found(
-        grouped, {split: [ways[file][:-1][class_folder] for file in grouped[split]] for split in splits}, left_out
-    )
+    return Found(grouped, {split: [classes[file] for file in some] for split, some in grouped.items()}, left_out)
 
 
 def _told(table: Path, columns: Sequence[str]) -> dict[Path, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 def keep_caches_writable() -> None:
     """Sets HF_HOME to a temporary folder, and says so, if the Hub's libraries could not write into their own.
 
-    What lies in their own cache of models is still found. The libraries read these variables when they are imported.
+    The models and the token that lie there are still found. The libraries read these variables when they are imported.
     """
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = Path(os.environ.get("HF_HOME") or Path(caches, "huggingface")).expanduser()
@@ -20,8 +20,9 @@ def keep_caches_writable() -> None:
         return
     there = tempfile.mkdtemp(prefix="hamux-zoo-")
     atexit.register(shutil.rmtree, there, ignore_errors=True)
-    if (home / "hub").is_dir():
-        os.environ.setdefault("HF_HUB_CACHE", str(home / "hub"))
+    for name, part in {"HF_HUB_CACHE": "hub", "HF_TOKEN_PATH": "token"}.items():
+        if (home / part).exists():
+            os.environ.setdefault(name, str(home / part))
     os.environ["HF_HOME"] = there
     print(
         f"{home} cannot be written; what is fetched lies in {there} until the end (HF_HOME names another place)",

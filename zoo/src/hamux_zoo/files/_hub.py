@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import fnmatch
 import importlib.metadata
 import os
@@ -82,13 +83,16 @@ def _fetched(
     try:
         pinned = revision is not None and re.fullmatch("[0-9a-f]{40}", revision)
         folder = snapshot(revision if pinned else api.model_info(repo_id, revision=revision).sha, False)
-    except (
-        httpx.TransportError,
-        errors.OfflineModeIsEnabled,
-        errors.HfHubHTTPError,
-        OSError,  # not there, or a cache that cannot be written
-    ) as unreachable:
-        if isinstance(unreachable, errors.HfHubHTTPError) and unreachable.response.status_code in (401, 403, 404):
+    except (httpx.TransportError, OSError) as unreachable:  # the Hub's own errors are OSErrors
+        silent = (
+            httpx.TransportError,
+            errors.OfflineModeIsEnabled,
+            errors.HfHubHTTPError,
+            errors.LocalEntryNotFoundError,
+        )
+        refused = isinstance(unreachable, errors.HfHubHTTPError) and unreachable.response.status_code in (401, 403, 404)
+        read_only = getattr(unreachable, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS)
+        if refused or not (read_only or isinstance(unreachable, silent)):
             raise
         try:
             return snapshot(revision, True)
