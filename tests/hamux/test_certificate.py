@@ -135,7 +135,7 @@ def test_explicit_steps_never_rise_up_to_the_dt_that_is_certified(name, seed, si
     st.integers(0, 2**32 - 1),
     st.floats(0.01, 5),
     st.booleans(),
-    st.sampled_from([1.0, 0.5]),
+    st.sampled_from([1.0, 0.5, 1.9]),
 )
 def test_updates_of_blocks_never_rise(name, seed, size, in_random_order, dt):
     ham = LINEAR_IN_BLOCKS[name]

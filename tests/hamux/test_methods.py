@@ -184,6 +184,42 @@ def test_gauss_seidel_goes_back_and_part_of_the_way():
     assert_states_agree(out.xs, {"a": 0.75 * a + 0.25 * W @ np.tanh(b) / 2, "b": b})
 
 
+def test_gauss_seidel_beyond_the_minimum():
+    """Layers with g = x settle as the linear system W b = a does by successive over-relaxation (Young, 1954)."""
+    W = 0.95 * np.linalg.qr(jr.normal(KEY, (4, 4)))[0]
+    b = jr.normal(jr.key(1), (4,))
+    layers = {name: hamux.Neurons(hamux.lagr_identity, (4,)) for name in "ab"}
+    synapses = {"s": hamux.DenseSynapse(KEY, 4, 4), "bias": hamux.BiasSynapse(KEY, (4,))}
+    ham = hamux.HAM(layers, synapses, [(("a", "b"), "s"), (("a",), "bias")])
+    ham = eqx.tree_at(lambda ham: jax.tree.leaves(ham.synapses), ham, [b, jnp.asarray(W)])
+    xs, out = states(ham), {}
+    best = 2 / (1 + np.sqrt(1 - 0.95**2))
+    for dt in (1.0, {"a": best, "b": best}, {"b": 1.5}):
+        method = hamux.GaussSeidel(("a", "b"), dt=dt)
+        assert hamux.certify(ham, method)
+        out[str(dt)] = hamux.relax(ham, xs, tol=1e-10, max_steps=500, method=method)
+        assert np.diff(out[str(dt)].energies).max() < 1e-9
+        np.testing.assert_allclose(out[str(dt)].xs["a"], np.linalg.solve(np.eye(4) - W @ W.T, b), atol=1e-7)
+    plain, over, _ = out.values()
+    assert 5 * over.steps < plain.steps
+    once = hamux.descend(ham, xs, steps=1, method=hamux.GaussSeidel(("a", "b"), dt={"b": 1.5})).xs
+    a = W @ xs["b"] + b
+    assert_states_agree(once, {"a": a, "b": -0.5 * xs["b"] + 1.5 * W.T @ a})
+
+
+def test_gauss_seidel_goes_to_the_minimum_where_it_would_rise_beyond():
+    """A tanh layer that comes from x = 3, where it is flat, and has its minimum at 2, has more energy at 1.1."""
+    ham = hamux.HAM({"a": hamux.Neurons(hamux.lagr_tanh, (1,))}, {"s": hamux.BiasSynapse(KEY, (1,))}, [(("a",), "s")])
+    ham = eqx.tree_at(lambda ham: ham.synapses["s"], ham, jax.tree.map(lambda _: jnp.array([2.0]), ham.synapses["s"]))
+
+    at = {x: {"a": jnp.array([x])} for x in (3.0, 1.1)}
+    energy = {x: float(ham.energy(ham.activations(xs), xs)) for x, xs in at.items()}
+    assert energy[1.1] > energy[3.0]
+    for dt, end in {1.9: 2.0, 1.2: 1.8}.items():
+        method = hamux.GaussSeidel(dt=dt)
+        np.testing.assert_allclose(hamux.descend(ham, at[3.0], steps=1, method=method).xs["a"], end)
+
+
 @pytest.mark.parametrize("key", [None, KEY])
 def test_gauss_seidel_moves_nothing_that_is_held_whole(key):
     ham, xs = bilinear(), states(bilinear())
@@ -412,6 +448,11 @@ def test_methods_refuse_a_ham_that_lacks_what_they_need():
         (bilinear(leak=0.0), hamux.GaussSeidel(), 'layer "a" has leak 0'),
         (
             bilinear(),
+            hamux.GaussSeidel(dt={"c": 1.5}),
+            "dt is {'c': 1.5}; the layers are ['a', 'b']",
+        ),
+        (
+            bilinear(),
             hamux.GaussSeidel(("a", "c")),
             "order is ('a', 'c'); a sweep takes every layer at least once, ['a', 'b']",
         ),
@@ -462,8 +503,8 @@ def test_options_out_of_range():
         hamux.Anderson(memory=2.5)
     with pytest.raises(ValueError, match=r"order is 'ab'; it is a sequence of layers"):
         hamux.GaussSeidel("ab")
-    for dt in (0.0, 1.1, math.nan):
-        with pytest.raises(ValueError, match=f"dt is {dt}; an update goes up to the minimum of its layer"):
+    for dt in (0.0, 2.0, math.nan, {"a": 1.0, "b": -1.0}):
+        with pytest.raises(ValueError, match=re.escape(f"dt is {dt}; an update lowers E up to twice the way")):
             hamux.GaussSeidel(dt=dt)
     with pytest.raises(ValueError, match=r"dt is \[0.1 0.2\]; it must be finite"):
         hamux.Explicit(np.array([0.1, 0.2]))

@@ -21,7 +21,8 @@ that every closed-form Hopfield network makes.
 
 **One layer after another.** Where S is linear in the g of one layer, a·g with the others held, E is λ L*(g) + a·g. It
 is least at x⁺ = −a/λ, and (1) gives E⁺ − E = −λ D(g, g⁺), exactly; on the way there, r < 1/λ, (3) holds with c = 0 for
-that layer alone. All layers at once may go up there: the energy of a bilinear synapse is indefinite in both g's
+that layer alone. Beyond it, r < 2/λ, E falls if g = x; for other layers `GaussSeidel` looks at the energy and goes to
+x⁺ where it would rise. All layers at once may go up there: the energy of a bilinear synapse is indefinite in both g's
 together.
 
 **Clamps.** A unit that is held keeps its x. It keeps its g, too, where L is a sum over units. Where the units of a
