@@ -94,7 +94,7 @@ def test_every_mask_of_an_energy_transformer_is_measured_beside_every_guess():
     np.testing.assert_allclose(measured["test_error"], 100 * np.mean(found != 0))
 
 
-def test_one_mask_for_all_is_measured_on_the_first_1000_images_and_masks_that_differ_on_all(monkeypatch):
+def test_one_mask_for_all_is_measured_on_the_first_images_and_masks_that_differ_on_all(monkeypatch):
     counts = []
     measure = "hamux_zoo.measure._evaluation.completion_errors"
     monkeypatch.setattr(measure, lambda model, name, images, *rest: counts.append(len(images)) or {})
@@ -103,6 +103,8 @@ def test_one_mask_for_all_is_measured_on_the_first_1000_images_and_masks_that_di
     transformer = EnergyTransformerConfig(shape=(2, 2, 1), patch=1, dim=2, heads=1, head_dim=1, memories=1)
     evaluate(EnergyTransformer(transformer, key=jr.key(0)), Images(images, None))
     assert counts == [1000, 1000] + [1100] * len(transformer.masked)
+    evaluate(Still(Config(shape=(2, 2, 1)), key=jr.key(0)), Images(images, None), recalls=7)
+    assert counts[-2:] == [7, 7]
 
 
 def test_completions_are_measured_over_unknown_pixels_beside_every_guess():
@@ -218,3 +220,5 @@ def test_what_does_not_fit_is_said():
         evaluate(model, Images(images, np.arange(6) + 1))
     with pytest.raises(ValueError, match=r"the test images have shape \(0, 2, 2, 1\)"):
         evaluate(model, Images(images[:0], None))
+    with pytest.raises(ValueError, match=r"`recalls` is 0; expected at least 1"):
+        evaluate(model, Images(images, None), recalls=0)

@@ -153,6 +153,7 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="The split to measure on.")] = "test",
     first: Annotated[int, typer.Option(help="The first image of the split to measure on.", min=0)] = 0,
+    recalls: Annotated[int, typer.Option(help="How many of the images to recall.", min=1)] = 1000,
     skip_bad: SkipBad = False,
     label_column: LabelColumn = None,
     class_folder: ClassFolder = 0,
@@ -180,7 +181,7 @@ def evaluate(
         raise ValueError(f"`first` is {first}; the split has {len(images.images)} images, from 0")
     table = Table("measure", "value")
     part = images.part(slice(first, None))
-    for measure, value in evaluate(model, part, *(source.images for source in train)).items():
+    for measure, value in evaluate(model, part, *(source.images for source in train), recalls=recalls).items():
         table.add_row(measure, f"{value:.4g}")
     console.print(table)
 

@@ -19,26 +19,29 @@ from ._baselines import mean_colour, nearest_image
 _BATCH = 100
 # The numbers in an image up to which the covariance of all of them is computed.
 _LINEAR_UP_TO = 8192
-# The images that are recalled where one mask is the same for all; masks that differ are averaged over all images.
-_SOME = 1000
+# The recalls among which distinct ones are counted.
+_COUNTED = 1000
 # The images that are generated of each class.
 _GENERATED = 100
 
 Labels = Int[np.ndarray, " count"]
 
 
-def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[str, float]:
+def evaluate(model: Memory, test: Images, train: Images | None = None, *, recalls: int = 1000) -> dict[str, float]:
     """Measures what a memory can do on a test set, at default settings, and what simple guesses can do.
+
+    Classes and masks that differ from image to image are measured on all images. Recalls, which take longer, are
+    measured on the first `recalls` of them.
 
     For a memory that classifies, on labelled images, in percent of the images whose class is wrong:
 
     - `test_error`: of the images as they are; `salt_and_pepper_error`: with 30 % of the pixels black or white.
     - `label_error`, with label neurons: by their `scores` after a recall that holds all of the image; `free_error`:
-      after a recall from the noisy image that holds nothing. Both of the first 1,000 images. `label_1x_error`, …: after
-      as many steps as training takes, twice and ten times as many.
-    - `free_mse`: mean squared error of these free recalls. `free_distinct`: how many of them are distinct: some pixel
-      is off by more than 0.05 from every one before. `free_kept`: percent of them that keep their class, since the
-      nearest of the images in `train` has it; `clean_kept`: the same of the images as they are.
+      after a recall from the noisy image that holds nothing. `label_1x_error`, …: after as many steps as training
+      takes, twice and ten times as many.
+    - `free_mse`: mean squared error of these free recalls. `free_distinct`: how many of the first 1,000 are distinct:
+      some pixel is off by more than 0.05 from every one before. `free_kept`: percent of them that keep their class,
+      since the nearest of the images in `train` has it; `clean_kept`: the same of the images as they are.
     - `generated_kept`: percent of 100 images generated of each class whose nearest image in `train` is of the class.
       `generated_spread`: the mean deviation of a pixel over the 100 images of a class, divided by that over as many
       test images of the class.
@@ -50,14 +53,15 @@ def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[s
     - `completion_mean_colour_mse`, `…_mean_image_mse`, `…_nearest_image_mse`, `…_linear_mse`: that of the guesses. All
       but the first need `train`, and the last needs images of at most 8,192 numbers.
 
-    A mask that is the same for all is measured on the first 1,000 images, masks that differ on all images.
-
     For a memory that descends to a fixed point, beside each recall:
 
     - `…_converged`, `…_steps`: percent of the recalls that reached it, and the median of the steps.
 
-    **Raises** ValueError if the images do not have the memory's shape and range, or classes that it does not know.
+    **Raises** ValueError if the images do not have the memory's shape and range, or classes that it does not know, and
+    for `recalls` below 1.
     """
+    if recalls < 1:
+        raise ValueError(f"`recalls` is {recalls}; expected at least 1")
     config, images = model.config, _checked("test", model, test)
     examples = None if train is None else _checked("train", model, train)
     measured: dict[str, float] = {}
@@ -69,26 +73,28 @@ def evaluate(model: Memory, test: Images, train: Images | None = None) -> dict[s
         measured["test_error"] = error(classes_of(model, images), labels)
         measured["salt_and_pepper_error"] = error(classes_of(model, noisy), labels)
         if isinstance(model, Generator):
-            held = np.ones_like(images[:_SOME], bool)
-            for name, start, known in (("label", images[:_SOME], held), ("free", noisy[:_SOME], None)):
+            clean, right = images[:recalls], labels[:recalls]
+            held = np.ones_like(clean, bool)
+            for name, start, known in (("label", clean, held), ("free", noisy[:recalls], None)):
                 end = recalled(model, start, known)
                 assert end.scores is not None
-                measured[f"{name}_error"] = error(np.argmax(end.scores, axis=-1), labels[:_SOME])
+                measured[f"{name}_error"] = error(np.argmax(end.scores, axis=-1), right)
                 measured |= _descent(model, name, end)
             for times, longer in _lengths(model).items():
-                scores = recalled(model, images[:_SOME], held, steps=longer).scores
+                scores = recalled(model, clean, held, steps=longer).scores
                 assert scores is not None
-                measured[f"label_{times}_error"] = error(np.argmax(scores, axis=-1), labels[:_SOME])
+                measured[f"label_{times}_error"] = error(np.argmax(scores, axis=-1), right)
             free = np.asarray(end.x)
-            measured |= {"free_mse": float(np.mean((free - images[:_SOME]) ** 2)), "free_distinct": distinct(free)}
+            measured["free_mse"] = float(np.mean((free - clean) ** 2))
+            measured["free_distinct"] = distinct(free[:_COUNTED])
             if examples is not None and train is not None and train.labels is not None:
                 judge = examples, np.asarray(train.labels)
-                measured["free_kept"] = 100 - error(nearest_class(free, *judge), labels[:_SOME])
-                measured["clean_kept"] = 100 - error(nearest_class(images[:_SOME], *judge), labels[:_SOME])
+                measured["free_kept"] = 100 - error(nearest_class(free, *judge), right)
+                measured["clean_kept"] = 100 - error(nearest_class(clean, *judge), right)
                 measured |= _generated(model, images, labels, *judge)
     gaussian = None if examples is None or examples[0].size > _LINEAR_UP_TO else Gaussian.of(examples)
     for name, known in model.masks(len(images)).items():
-        count = len(images) if np.any(known != known[0]) else _SOME
+        count = len(images) if np.any(known != known[0]) else recalls
         measured |= completion_errors(model, name, images[:count], known[:count], examples, gaussian)
     return measured
 
