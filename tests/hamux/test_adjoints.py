@@ -318,6 +318,7 @@ METHODS = {
     "explicit": hamux.Explicit(0.5),
     "backtracking": hamux.Backtracking(),
     "gauss-seidel": hamux.GaussSeidel(),
+    "over-relaxed gauss-seidel": hamux.GaussSeidel(dt={"a": 1.5}),
     "momentum": hamux.Momentum(0.3, 0.8),
     "anderson": hamux.Anderson(),
     "langevin": hamux.Langevin(KEY, optax.linear_schedule(0.1, 0.0, 20), 0.5),

@@ -60,6 +60,7 @@ METHODS = {
     "backtracking": hamux.Backtracking(),
     "gauss-seidel": hamux.GaussSeidel(),
     "random gauss-seidel": hamux.GaussSeidel(key=KEY),
+    "over-relaxed gauss-seidel": hamux.GaussSeidel(dt=1.5),
     "momentum": hamux.Momentum(),
     "anderson": hamux.Anderson(),
     "langevin": hamux.Langevin(KEY, 0.0),

@@ -130,7 +130,7 @@ class GaussSeidel(Method[Int[Array, ""]]):
 
 
 def _rises(layer: Neurons, x: Array, further: Array, minimum: Array) -> Bool[Array, ""]:
-    """Whether E rises by more than rounding as a layer with this minimum goes from x `further`."""
+    """Whether E rises, by more than rounding, where a layer with this minimum goes from `x` to `further`."""
     x, further, minimum = jax.lax.stop_gradient((widened(x), widened(further), minimum))
     before, after = layer.activations(x), layer.activations(further)
     linear = layer.leak * jnp.sum((before - after) * minimum)
