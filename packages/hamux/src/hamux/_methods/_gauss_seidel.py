@@ -66,7 +66,7 @@ class GaussSeidel(Method[Int[Array, ""]]):
     def certify(self, ham: HAM, setting: Setting) -> Certificate:
         misfits = [Obstacle(True, reason) for reason in self._misfits(ham)]
         obstacles = misfits + blocks(ham, setting) + convexity(ham, setting)
-        return certified(obstacles, "every layer is taken to or towards its own minimum, the others held")
+        return certified(obstacles, "every update lowers the energy of its layer, the others held")
 
     def prepare(self, ham: HAM, setting: Setting) -> Self:
         if obstacles := stated(blocks(ham, setting)):
