@@ -145,6 +145,11 @@ def test_labels_are_completed_with_the_image_held_and_from_noise():
     measured = evaluate(model, Images(images, labels))
     np.testing.assert_allclose([measured["test_error"], measured["label_error"]], 100 / 6)  # the last was stored as 2
     assert measured["label_converged"] == 100
+    held = np.ones((4, 4, 1), bool)
+    for times in (0, 1, 10):
+        at = times * model.dynamics().trained_steps
+        shown = [model.recall(image, held, steps=max(at, 1), path=True).path.scores[at] for image in images]
+        np.testing.assert_allclose(measured[f"label_{times}x_error"], 100 * np.mean(np.argmax(shown, axis=1) != labels))
     ends = [model.recall(image) for image in salted(images)]
     wrong = [end.scores.argmax() != label for end, label in zip(ends, labels, strict=True)]
     np.testing.assert_allclose(measured["free_error"], 100 * np.mean(wrong))

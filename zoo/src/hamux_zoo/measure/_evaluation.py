@@ -38,7 +38,7 @@ def evaluate(model: Memory, test: Images, train: Images | None = None, *, recall
     - `test_error`: of the images as they are; `salt_and_pepper_error`: with 30 % of the pixels black or white.
     - `label_error`, with label neurons: by their `scores` after a recall that holds all of the image; `free_error`:
       after a recall from the noisy image that holds nothing. `label_1x_error`, …: after as many steps as training
-      takes, twice and ten times as many.
+      takes, twice and ten times as many; `label_0x_error`: at the start of the recall.
     - `free_mse`: mean squared error of these free recalls. `free_distinct`: how many of the first 1,000 are distinct:
       some pixel is off by more than 0.05 from every one before. `free_kept`: percent of them that keep their class,
       since the nearest of the images in `train` has it; `clean_kept`: the same of the images as they are.
@@ -80,8 +80,7 @@ def evaluate(model: Memory, test: Images, train: Images | None = None, *, recall
                 assert end.scores is not None
                 measured[f"{name}_error"] = error(np.argmax(end.scores, axis=-1), right)
                 measured |= _descent(model, name, end)
-            for times, longer in _lengths(model).items():
-                scores = recalled(model, clean, held, steps=longer).scores
+            for times, (_, scores) in _on_the_way(model, clean, held, {"0x": 0} | _lengths(model)).items():
                 assert scores is not None
                 measured[f"label_{times}_error"] = error(np.argmax(scores, axis=-1), right)
             free = np.asarray(end.x)
@@ -112,10 +111,8 @@ def completion_errors(
     if gaussian is not None:
         guesses["linear_"] = linear_prediction(images, known, gaussian)
     errors = {f"{name}_{guess}mse": unknown_mse(x, images, known) for guess, x in guesses.items()}
-    for times, longer in _lengths(model).items():
-        errors[f"{name}_{times}_mse"] = unknown_mse(
-            np.asarray(recalled(model, images, known, steps=longer).x), images, known
-        )
+    for times, (x, _) in _on_the_way(model, images, known, _lengths(model)).items():
+        errors[f"{name}_{times}_mse"] = unknown_mse(np.clip(x, model.config.low, model.config.high), images, known)
     return errors | _descent(model, name, end)
 
 
@@ -124,6 +121,18 @@ def _lengths(model: Memory) -> dict[str, int]:
     dynamics = model.dynamics()
     trained = dynamics.trained_steps
     return {} if trained is None else {f"{n}x": n * trained for n in (1, 2, 10) if n * trained != dynamics.steps}
+
+
+def _on_the_way(
+    model: Memory, images: Batch, known: Masks, lengths: dict[str, int]
+) -> dict[str, tuple[Batch, Batch | None]]:
+    """The images, not clipped, and the scores that recalls show after so many steps."""
+    if not lengths:
+        return {}
+    parts = [slice(i, i + _BATCH) for i in range(0, len(images), _BATCH)]
+    found = [_recalled_at(model, images[part], known[part], tuple(lengths.values())) for part in parts]
+    shown, scores = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *found)
+    return {times: (shown[i], None if scores is None else scores[i]) for i, times in enumerate(lengths)}
 
 
 def _generated(model: Generator, images: Batch, labels: Labels, train: Batch, train_labels: Labels) -> dict[str, float]:
@@ -179,15 +188,11 @@ def classes_of(model: Classifier, images: Batch) -> Int[np.ndarray, " count"]:
     return np.concatenate(parts)
 
 
-def recalled(
-    model: Memory, images: Batch, known: Masks | None = None, *, energies: bool = False, steps: int | None = None
-) -> Recalled:
+def recalled(model: Memory, images: Batch, known: Masks | None = None, *, energies: bool = False) -> Recalled:
     """Returns `model.recall` of each image, without the states; the arrays are NumPy's and have a leading axis."""
     parts = [slice(i, i + _BATCH) for i in range(0, len(images), _BATCH)]
     masks = [None if known is None else known[i] for i in parts]
-    ends = [
-        _recalled(model, images[i], mask, energies=energies, steps=steps) for i, mask in zip(parts, masks, strict=True)
-    ]
+    ends = [_recalled(model, images[i], mask, energies=energies) for i, mask in zip(parts, masks, strict=True)]
     together: Recalled = jax.tree.map(lambda *parts: np.concatenate(parts), *ends)
     return together
 
@@ -206,13 +211,24 @@ def _classes(model: Classifier, images: ArrayLike) -> Array:
 
 
 @eqx.filter_jit
-def _recalled(
-    model: Memory, images: ArrayLike, known: ArrayLike | None, *, energies: bool, steps: int | None
-) -> Recalled:
+def _recalled(model: Memory, images: ArrayLike, known: ArrayLike | None, *, energies: bool) -> Recalled:
     def one(image: ArrayLike, known: ArrayLike | None) -> Recalled:
-        return dataclasses.replace(model.recall(image, known, energies=energies, steps=steps), xs={})
+        return dataclasses.replace(model.recall(image, known, energies=energies), xs={})
 
     return jax.vmap(one)(images, known)
+
+
+@eqx.filter_jit
+def _recalled_at(
+    model: Memory, images: ArrayLike, known: ArrayLike, steps: tuple[int, ...]
+) -> tuple[Array, Array | None]:
+    def one(image: ArrayLike, known: ArrayLike) -> tuple[Array, Array | None]:
+        path = model.recall(image, known, steps=max(1, *steps), path=True, energies=False).path
+        assert path is not None
+        at = np.array(steps)
+        return path.x[at], None if path.scores is None else path.scores[at]
+
+    return jax.vmap(one, out_axes=1)(images, known)
 
 
 @eqx.filter_jit
