@@ -123,14 +123,18 @@ def _lengths(model: Memory) -> dict[str, int]:
     return {} if trained is None else {f"{n}x": n * trained for n in (1, 2, 10) if n * trained != dynamics.steps}
 
 
+def _parts(rows: np.ndarray) -> list[slice]:
+    """The batches in which rows are taken, one after another."""
+    return [slice(start, start + _BATCH) for start in range(0, len(rows), _BATCH)]
+
+
 def _on_the_way(
     model: Memory, images: Batch, known: Masks, lengths: dict[str, int]
 ) -> dict[str, tuple[Batch, Batch | None]]:
     """The images, not clipped, and the scores that recalls show after so many steps."""
     if not lengths:
         return {}
-    parts = [slice(i, i + _BATCH) for i in range(0, len(images), _BATCH)]
-    found = [_recalled_at(model, images[part], known[part], tuple(lengths.values())) for part in parts]
+    found = [_recalled_at(model, images[part], known[part], tuple(lengths.values())) for part in _parts(images)]
     shown, scores = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *found)
     return {times: (shown[i], None if scores is None else scores[i]) for i, times in enumerate(lengths)}
 
@@ -140,8 +144,7 @@ def _generated(model: Generator, images: Batch, labels: Labels, train: Batch, tr
     classes = np.unique(labels)
     asked = np.repeat(classes, _GENERATED)
     keys = jr.split(jr.key(0), len(asked))
-    parts = [slice(i, i + _BATCH) for i in range(0, len(asked), _BATCH)]
-    made = np.concatenate([_generate(model, asked[part], keys[part]) for part in parts])
+    made = np.concatenate([_generate(model, asked[part], keys[part]) for part in _parts(asked)])
     real = [images[labels == each][:_GENERATED] for each in classes]
     spreads = [
         float(np.mean(np.std(ours, axis=0)) / np.mean(np.std(theirs, axis=0)))
@@ -156,9 +159,9 @@ def nearest_class(images: Batch, train: Batch, labels: Labels) -> Labels:
     """Returns the label of the image in `train` that is nearest to each of `images`."""
     rows = train.reshape(len(train), -1)
     norms, found = np.sum(rows**2, axis=1), []
-    for start in range(0, len(images), _BATCH):
-        part = np.asarray(images[start : start + _BATCH]).reshape(-1, rows.shape[1]).astype(rows.dtype)
-        found.append(labels[np.argmin(norms - 2 * part @ rows.T, axis=1)])
+    for part in _parts(images):
+        some = np.asarray(images[part]).reshape(-1, rows.shape[1]).astype(rows.dtype)
+        found.append(labels[np.argmin(norms - 2 * some @ rows.T, axis=1)])
     return np.concatenate(found)
 
 
@@ -184,15 +187,15 @@ def error(found: Int[ArrayLike, " count"], labels: Int[np.ndarray, " count"]) ->
 
 def classes_of(model: Classifier, images: Batch) -> Int[np.ndarray, " count"]:
     """Returns the class of each image by `model.classify`."""
-    parts = [_classes(model, images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
-    return np.concatenate(parts)
+    return np.concatenate([_classes(model, images[part]) for part in _parts(images)])
 
 
 def recalled(model: Memory, images: Batch, known: Masks | None = None, *, energies: bool = False) -> Recalled:
     """Returns `model.recall` of each image, without the states; the arrays are NumPy's and have a leading axis."""
-    parts = [slice(i, i + _BATCH) for i in range(0, len(images), _BATCH)]
-    masks = [None if known is None else known[i] for i in parts]
-    ends = [_recalled(model, images[i], mask, energies=energies) for i, mask in zip(parts, masks, strict=True)]
+    ends = [
+        _recalled(model, images[part], None if known is None else known[part], energies=energies)
+        for part in _parts(images)
+    ]
     together: Recalled = jax.tree.map(lambda *parts: np.concatenate(parts), *ends)
     return together
 
