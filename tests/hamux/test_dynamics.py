@@ -13,22 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from jax.tree_util import Partial
+from small_hams import one_layer, states, two_layers
 
 import hamux
-
-
-def one_layer(synapse, lagrangian=hamux.lagr_identity, size=4, **options):
-    return hamux.HAM({"x": hamux.Neurons(lagrangian, size, **options)}, {"s": synapse}, [(("x",), "s")])
-
-
-def two_layers(seed=0, strength=2.0, **tau):
-    """Two layers and a bilinear synapse: a bipartite memory, whose energy is not concave in both g's together."""
-    W = hamux.DenseSynapse(jr.key(seed), 4, 3)
-    return hamux.HAM(
-        {name: hamux.Neurons(hamux.lagr_tanh, size, tau=tau.get(name, 1.0)) for name, size in [("a", 4), ("b", 3)]},
-        {"s": eqx.tree_at(lambda synapse: synapse.W, W, 50 * strength * W.W)},
-        [(("a", "b"), "s")],
-    )
 
 
 def by_hand(ham, xs, steps, dt, tau):
@@ -40,16 +27,12 @@ def by_hand(ham, xs, steps, dt, tau):
         path.append(xs)
         energies.append(energy)
         xs = {name: x - dt / tau[name] * np.asarray(dEdg[name]) for name, x in xs.items()}
-    return jax.tree.map(lambda *states: np.stack(states), *path), np.stack(energies)
+    return jax.tree.map(lambda *xs: np.stack(xs), *path), np.stack(energies)
 
 
 def assert_trees_agree(found, expected, rtol=1e-10, atol=1e-12):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=atol), found, expected)
-
-
-def random_states(ham, seed=1, bs=None):
-    return jax.tree.map(np.asarray, ham.init_states(bs, key=jr.key(seed)))
 
 
 def example(batch, i):
@@ -65,7 +48,7 @@ every_method = pytest.mark.parametrize("method", [partial(hamux.descend, steps=6
 
 def test_descend_takes_the_steps_one_would_take_by_hand():
     ham = two_layers(a=2.0, b=0.5)
-    xs = random_states(ham)
+    xs = states(ham)
     out = hamux.descend(ham, xs, steps=6, dt=0.2, trajectory=True)
     path, energies = by_hand(ham, xs, 6, 0.2, {"a": 2.0, "b": 0.5})
     assert energies.shape == (7,)
@@ -81,7 +64,7 @@ def test_descend_takes_the_steps_one_would_take_by_hand():
 
 def test_descend_tells_whether_it_has_converged():
     ham = two_layers(strength=0.1)
-    out = hamux.descend(ham, random_states(ham), steps=100, dt=1.0, tol=1e-8)
+    out = hamux.descend(ham, states(ham), steps=100, dt=1.0, tol=1e-8)
     assert out.converged
     assert out.residual <= 1e-8
 
@@ -97,7 +80,7 @@ def test_descend_tells_whether_it_has_converged():
 )
 def test_each_is_one_compiled_loop(method, scans, whiles):
     ham = two_layers()
-    program = str(jax.make_jaxpr(partial(method, ham))(random_states(ham)))
+    program = str(jax.make_jaxpr(partial(method, ham))(states(ham)))
     assert (program.count("scan["), program.count("while[")) == (scans, whiles)
 
 
@@ -130,7 +113,7 @@ def test_descend_falls_where_the_synapse_is_concave(ham):
 
 def test_relax_never_rises_where_a_full_step_does():
     ham = two_layers(seed=0)
-    xs = random_states(ham)
+    xs = states(ham)
     assert np.max(np.diff(hamux.descend(ham, xs, steps=10, dt=1.0).energies)) > 1
     out = hamux.relax(ham, xs)
     assert out.converged
@@ -140,7 +123,7 @@ def test_relax_never_rises_where_a_full_step_does():
 @pytest.mark.parametrize("seed", range(5))
 def test_relax_ends_at_a_fixed_point(seed):
     ham = two_layers(seed)
-    out = relax(ham, random_states(ham), 0.7, 500, tol=1e-10)
+    out = relax(ham, states(ham), 0.7, 500, tol=1e-10)
     assert out.converged
     assert out.residual <= 1e-10
     assert 1 < out.steps < 500
@@ -155,7 +138,7 @@ def test_relax_ends_at_a_fixed_point(seed):
 
 def test_relax_stops_at_max_steps():
     ham = two_layers()
-    out = hamux.relax(ham, random_states(ham), max_steps=1)
+    out = hamux.relax(ham, states(ham), max_steps=1)
     assert (out.steps, out.converged) == (1, False)
     assert out.energies.shape == (2,)
 
@@ -209,7 +192,7 @@ def test_small_activations_do_not_stall_the_search_in_float32():
 
 def test_relax_in_float32_stays_there_and_falls_to_rounding():
     ham = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), two_layers())
-    xs = jax.tree.map(lambda x: x.astype(jnp.float32), random_states(ham))
+    xs = jax.tree.map(lambda x: x.astype(jnp.float32), states(ham))
     out = hamux.relax(ham, xs, tol=1e-5, trajectory=True)
     assert out.converged
     assert {leaf.dtype for leaf in (*out.xs.values(), *out.trajectory.values(), out.energies)} == {jnp.dtype("float32")}
@@ -218,7 +201,7 @@ def test_relax_in_float32_stays_there_and_falls_to_rounding():
 
 def test_the_trajectory_has_the_states_behind_the_energies():
     ham = two_layers()
-    xs = random_states(ham)
+    xs = states(ham)
     out = hamux.relax(ham, xs, max_steps=60, trajectory=True)
     assert out.energies.shape == (61,)
     assert {name: states.shape for name, states in out.trajectory.items()} == {"a": (61, 4), "b": (61, 3)}
@@ -228,20 +211,20 @@ def test_the_trajectory_has_the_states_behind_the_energies():
     assert_trees_agree(example(out.trajectory, 0), xs)
     taken = int(out.steps)
     assert 1 < taken < 60
-    for name, states in jax.tree.map(np.asarray, out.trajectory).items():
-        np.testing.assert_array_equal(states[taken:], np.broadcast_to(out.xs[name], states[taken:].shape))
-        assert not np.array_equal(states[taken], states[taken - 1])
+    for name, path in jax.tree.map(np.asarray, out.trajectory).items():
+        np.testing.assert_array_equal(path[taken:], np.broadcast_to(out.xs[name], path[taken:].shape))
+        assert not np.array_equal(path[taken], path[taken - 1])
 
 
 @every_method
 def test_without_asking_there_is_no_trajectory(method):
     ham = two_layers()
-    assert method(ham, random_states(ham)).trajectory is None
+    assert method(ham, states(ham)).trajectory is None
 
 
 @every_method
 def test_tau_divides_the_step_of_its_layer(method):
-    xs = random_states(two_layers())
+    xs = states(two_layers())
     of_the_layers = method(two_layers(a=2.0, b=0.5), xs, dt=0.2)
     given_here = method(two_layers(a=7.0, b=0.5), xs, dt=0.2, tau={"a": 2.0})
     assert_trees_agree(of_the_layers, given_here)
@@ -252,7 +235,7 @@ def test_tau_divides_the_step_of_its_layer(method):
 @pytest.mark.parametrize("mask", [np.array([True, False, True, False]), True], ids=["some", "all"])
 def test_clamped_units_never_move_and_free_ones_do(method, mask):
     ham = two_layers()
-    xs = random_states(ham)
+    xs = states(ham)
     out = method(ham, xs, dt=0.3, clamp={"a": mask}, trajectory=True)
     held = np.broadcast_to(mask, 4)
     moved = np.asarray(out.trajectory["a"]) != xs["a"]
@@ -264,7 +247,7 @@ def test_clamped_units_never_move_and_free_ones_do(method, mask):
 @every_method
 def test_in_a_batch_a_mask_holds_for_all_or_for_its_example(method):
     ham = two_layers().vectorize()
-    xs = random_states(ham, bs=3)
+    xs = states(ham, bs=3)
     shared = np.array([True, False, True, False])
     own = np.array([[True] * 4, [False] * 4, [True, True, False, False]])
     for mask in (shared, own):
@@ -320,7 +303,7 @@ def learnable():
 
 def test_gradients_flow_through_descend_into_every_parameter(gradients):
     ham = learnable()
-    xs, targets = random_states(ham, seed=1), random_states(ham, seed=2)
+    xs, targets = states(ham, seed=1), states(ham, seed=2)
 
     def loss(ham):
         gs = ham.activations(hamux.descend(ham, xs, steps=5, dt=0.2).xs)
@@ -339,7 +322,7 @@ def test_gradients_flow_through_descend_into_the_start_and_the_step(gradients):
         xs, dt = start
         return jnp.sum(ham.activations(hamux.descend(ham, xs, steps=5, dt=dt).xs)["a"])
 
-    _, by_autograd, differences = gradients(loss, (random_states(ham), jnp.array(0.2)))
+    _, by_autograd, differences = gradients(loss, (states(ham), jnp.array(0.2)))
     assert_trees_agree(by_autograd, differences, rtol=1e-6, atol=1e-8)
 
 
@@ -351,7 +334,7 @@ def test_a_layer_without_leak_is_moved_by_its_synapses_alone():
     }
     ham = hamux.HAM({"tokens": tokens}, synapses, [(("tokens",), "attention"), (("tokens",), "memories")])
     ham = jax.tree.map(lambda leaf: 10 * leaf, ham)
-    xs = random_states(ham)
+    xs = states(ham)
 
     def synaptic(g):
         return ham.synapses["attention"](g) + ham.synapses["memories"](g)
@@ -371,7 +354,7 @@ def test_a_layer_without_leak_is_moved_by_its_synapses_alone():
 @every_method
 def test_in_a_batch_each_example_has_the_result_it_has_alone(method):
     ham = two_layers()
-    xs = random_states(ham, bs=3)
+    xs = states(ham, bs=3)
     together = method(ham.vectorize(), xs)
     for i in range(3):
         assert_trees_agree(example(together, i), method(ham, example(xs, i)))
@@ -379,7 +362,7 @@ def test_in_a_batch_each_example_has_the_result_it_has_alone(method):
 
 def test_in_a_batch_each_example_stops_for_itself():
     ham = two_layers()
-    xs = random_states(ham, bs=4)
+    xs = states(ham, bs=4)
     settled = hamux.relax(ham, example(xs, 0), tol=1e-9).xs
     xs = {name: np.concatenate([settled[name][None], x[1:]]) for name, x in xs.items()}
     out = hamux.relax(ham.vectorize(), xs, tol=1e-6)
@@ -393,59 +376,9 @@ def test_in_a_batch_each_example_stops_for_itself():
 @every_method
 def test_under_the_callers_jit_and_vmap(method):
     ham = two_layers()
-    xs = random_states(ham, bs=3)
+    xs = states(ham, bs=3)
     known = jnp.array([True, False, True, False])
     batched = method(ham.vectorize(), xs, dt=1.0, clamp={"a": known})
     assert_trees_agree(jax.vmap(lambda xs: method(ham, xs, dt=1.0, clamp={"a": known}))(xs), batched)
     jitted = jax.jit(lambda ham, xs, known, dt: method(ham, xs, dt=dt, clamp={"a": known}))
     assert_trees_agree(jitted(ham, example(xs, 0), known, 1.0), example(batched, 0))
-
-
-def cubic():
-    """−⅓ Σ max(ξx, 0)³ outgrows ½ Σ x²: the energy has no lower bound."""
-    return one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 4, Partial(hamux.lagr_repu, n=3)).store(2 * jnp.eye(4)))
-
-
-NOT_FINITE = [
-    one_layer(hamux.BiasSynapse(jr.key(0), 4), hamux.lagr_tanh),
-    one_layer(hamux.HopfieldSynapse(jr.key(0), 4, 3), leak=0.0),
-    one_layer(hamux.BiasSynapse(jr.key(0), 4), hamux.lagr_relu, leak=0.0),
-]
-
-
-@pytest.mark.parametrize("ham", NOT_FINITE, ids=["leak", "relu synapse", "relu layer"])
-@pytest.mark.parametrize("wrap", [lambda relax: relax, eqx.filter_jit], ids=["eager", "jitted"])
-def test_nan_in_an_example_of_a_batch_is_told_by_the_result(ham, wrap):
-    xs = {"x": jnp.zeros((3, 4)).at[1, 2].set(jnp.nan)}
-    out = wrap(hamux.relax)(ham.vectorize(), xs)
-    assert (out.reason == hamux.Reason.not_finite).tolist() == [False, True, False]
-    assert not out.converged[1]
-    assert out.steps[1] == 0
-
-
-def test_throw_finds_nan_in_an_example_of_a_batch():
-    ham = two_layers().vectorize()
-    xs = random_states(ham, bs=3)
-    xs |= {"a": np.where(np.arange(12).reshape(3, 4) == 9, np.nan, xs["a"])}
-    message = r"the residual is nan, above 1e-05, after 0 steps of example 2 \(1 of 3 did not\): .*is not finite"
-    with pytest.raises(ValueError, match=message):
-        hamux.relax(ham, xs, throw=True)
-    with pytest.raises(RuntimeError, match="is not finite"):
-        eqx.filter_jit(hamux.relax)(ham, xs, throw=True)
-
-
-def test_throw_names_the_step_at_which_the_energy_stopped_being_finite():
-    ham, xs = cubic(), {"x": jnp.ones(4)}
-    energies = hamux.descend(ham, xs, steps=20, dt=1.0).energies
-    step = int(np.argmin(np.isfinite(energies)))
-    assert step > 1
-    with pytest.raises(ValueError, match=rf"after {step} steps \(1 of 1 did not\): .*the energy has no lower bound"):
-        hamux.relax(ham, xs, throw=True)
-
-
-def test_under_jit_an_energy_that_is_not_finite_is_told_by_the_result():
-    out = jax.jit(hamux.relax)(cubic(), {"x": jnp.ones(4)})
-    assert not out.converged
-    finite = np.isfinite(out.energies)
-    assert not finite[out.steps]
-    assert finite[: int(out.steps)].all()
