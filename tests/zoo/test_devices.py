@@ -202,7 +202,7 @@ shape = {"shape": (4, 4, 1), "classes": 2, "memories": 3}
 small = {"patch": 2, "dim": 4, "heads": 1, "head_dim": 2, "steps": 2}
 models = [
     zoo.DenseHopfield(zoo.DenseHopfieldConfig(**shape), key=jr.key(0)),
-    zoo.ConvHAM(zoo.ConvHAMConfig(**shape, channels=(2,), kernel=3), key=jr.key(0)),
+    zoo.ConvHAM(zoo.ConvHAMConfig(**shape, channels=(2,), kernels=(4,)), key=jr.key(0)),
     zoo.EnergyTransformer(zoo.EnergyTransformerConfig(**shape, **small), key=jr.key(0)),
 ]
 for model in models:

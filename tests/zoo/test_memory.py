@@ -35,9 +35,7 @@ CONFIGS = {
     "polynomial": (DenseHopfield, DenseHopfieldConfig(shape=SHAPE, memories=6, classes=3, energy="polynomial")),
     "conv": (
         ConvHAM,
-        ConvHAMConfig(
-            shape=SHAPE, classes=3, class_names=NAMES, channels=(3,), kernel=3, memories=5, feedback=0.5, steps=2
-        ),
+        ConvHAMConfig(shape=SHAPE, classes=3, class_names=NAMES, channels=(3,), kernels=(4,), parts=4, memories=5),
     ),
     "transformer": (
         EnergyTransformer,
@@ -265,7 +263,7 @@ def test_features_attribution_and_memories_have_one_form(name):
 @pytest.mark.parametrize("name", ["dense", "conv", "transformer"])
 def test_class_names_stay_until_the_classes_change(tmp_path, name):
     model = MODELS[name]
-    field = {"dense": {"degree": 4.0}, "conv": {"steps": 2}, "transformer": {"steps": 2}}[name]
+    field = {"dense": {"degree": 4.0}, "conv": {"loudness": 5.0}, "transformer": {"steps": 2}}[name]
     assert model.with_config(**field).config.class_names == NAMES
     model.save_pretrained(tmp_path)
     assert type(model).from_pretrained(tmp_path).config.class_names == NAMES

@@ -27,7 +27,7 @@ from hamux_zoo.measure import classes_of, error, mean_colour, recalled, salted, 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 HOPFIELD = {"dense-hopfield-mnist": "mnist", "dense-hopfield-fashion-mnist": "fashion-mnist"}
 TRANSFORMERS = {"et-small-cifar10": "cifar10", "et-small-cifar10-classify": "cifar10", "et-small-mnist": "mnist"}
-CONVOLUTIONAL = {"conv-ham-cifar10": "cifar10", "conv-ham-fashion-mnist": "fashion-mnist", "conv-ham-mnist": "mnist"}
+CONVOLUTIONAL = {"conv-ham-fashion-mnist": "fashion-mnist", "conv-ham-mnist": "mnist"}
 BUNDLED = HOPFIELD | TRANSFORMERS | CONVOLUTIONAL
 
 
@@ -50,10 +50,6 @@ def convolutional(request):
 
 def score(name, metric):
     return next(m["value"] for m in read_card(name).metrics if m["name"].startswith(metric))
-
-
-def mean_colour_of_card(name):
-    return float(re.search(r"mean image, mean colour \| [\d.]+, ([\d.]+)", read_card(name).text)[1])
 
 
 def test_all_are_listed():
@@ -149,15 +145,20 @@ def test_a_convolutional_ham_names_and_completes_as_well_as_its_card_says(convol
     assert isinstance(model, ConvHAM)
     assert_errs_no_more_than_its_card_says(name, error(classes_of(model, images), labels), images)
     some, known = images[:50], model.masks(50)["quarter"]
-    recall = jax.jit(jax.vmap(lambda image, known: model.recall(image, known, energies=False).x))
-    completed = jax.device_get(recall(some, known))
-    mse, of_mean_colour = (unknown_mse(guess, some, known) for guess in (completed, mean_colour(some, known)))
-    assert mse < 1.3 * score(name, "quarter")
-    assert (mse < of_mean_colour) == (score(name, "quarter") < mean_colour_of_card(name))
+    completed = np.asarray(recalled(model, some, known).x)
+    errors = np.mean((completed - some)[~known].reshape(len(some), -1) ** 2, axis=1)
+    assert np.mean(errors) - 3 * np.std(errors) / len(some) ** 0.5 < score(name, "completion error of a quarter")
+    assert unknown_mse(completed, some, known) < 0.75 * unknown_mse(mean_colour(some, known), some, known)
     np.testing.assert_array_equal(completed[known], some[known])
-    settle = jax.jit(jax.vmap(lambda image, known: model.recall(image, known, tol=1e-4, energies=False).converged))
-    drifting = np.sum(~np.asarray(settle(some, known)))
-    assert drifting <= (name != "conv-ham-mnist")  # 99.5 % of the others' completions converge
+
+
+def test_a_convolutional_ham_generates_images_of_the_label_that_differ(convolutional):
+    _, model, (images, labels) = convolutional
+    asked = np.repeat(np.arange(10), 4)
+    generate = jax.jit(jax.vmap(lambda label, key: model.generate(label, key=key).x))
+    made = np.asarray(generate(asked, jax.random.split(jax.random.key(0), len(asked))))
+    assert error(classes_of(model, made), asked) < 30
+    assert np.std(made[:4], axis=0).mean() > 0.2 * np.std(images[labels == 0], axis=0).mean()
 
 
 def test_a_convolutional_hams_energy_never_rises(convolutional):

@@ -29,7 +29,7 @@ SMALL = {
         DenseHopfieldConfig(shape=(2, 2, 1), memories=3, classes=2, energy="polynomial"), key=jr.key(0)
     ),
     "conv-ham": lambda: ConvHAM(
-        ConvHAMConfig(shape=(4, 4, 1), channels=(2,), kernel=3, memories=3, classes=2), key=jr.key(0)
+        ConvHAMConfig(shape=(4, 4, 1), channels=(2,), kernels=(4,), memories=3, classes=2), key=jr.key(0)
     ),
     "energy-transformer": lambda: EnergyTransformer(
         EnergyTransformerConfig(shape=(4, 4, 1), patch=2, dim=4, heads=1, head_dim=2, memories=3), key=jr.key(0)

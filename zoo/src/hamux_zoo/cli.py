@@ -405,7 +405,8 @@ class _Training:
     precision: Annotated[str, typer.Option(help="float32 or bf16.")] = "float32"
     trainable: Annotated[str, typer.Option(help="all, head, or the beginning of parameters' names.")] = "all"
     augment: Annotated[
-        list[str] | None, typer.Option(help="crop, flip, colour or warp; several, in order; TASK:NAME for one task.")
+        list[str] | None,
+        typer.Option(help="crop, flip, colour, warp or noise; several, in order; TASK:NAME for one task."),
     ] = None
     validation: Annotated[float, typer.Option(help="The share of the images that is held out.")] = 0.1
     every: Annotated[

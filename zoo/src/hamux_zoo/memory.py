@@ -36,17 +36,18 @@ class Rehearsal(NamedTuple):
     """How training recalls.
 
     - `steps`: the steps that have a gradient, or None for those that `Dynamics` takes.
-    - `warmup`: w; w·n steps without a gradient come before them, with n ≥ 0 drawn with probability 2⁻ⁿ⁻¹.
+    - `warmup`: w; w·(m + n) steps without a gradient come before them, with m = `least` and n ≥ 0 drawn with
+      probability 2⁻ⁿ⁻¹.
     - `judged`: the number of last steps whose images enter the loss.
-    - `first`: so many steps from the start have a gradient and enter the loss, too.
-    - `classify`: whether classification is learned by such recalls, too, which hold the image, and not by `classify`.
+    - `classify`: classes are learned from so many steps of a recall that holds the image and from the state before
+      them, after w·n steps without a gradient; with 0 they are learned from the scores of `classify`.
     """
 
     steps: int | None = None
     warmup: int = 0
+    least: int = 0
     judged: int = 1
-    first: int = 0
-    classify: bool = False
+    classify: int = 0
 
 
 class Dynamics(eqx.Module):
@@ -70,7 +71,7 @@ class Dynamics(eqx.Module):
     def trained_steps(self) -> int | None:
         """The number of steps that a recall takes in training, on average; None if it descends to a fixed point."""
         taken = self.steps if self.rehearsal.steps is None else self.rehearsal.steps
-        return None if taken is None else taken + self.rehearsal.warmup
+        return None if taken is None else taken + self.rehearsal.warmup * (self.rehearsal.least + 1)
 
 
 class RecalledPath(eqx.Module):
@@ -146,6 +147,10 @@ class Memory(Pretrained):
     def optimizer(self) -> tuple[str, float]:
         """The optimiser that suits the memory, one of those of a `Recipe`, and its highest learning rate."""
         return "adamw", 1e-3
+
+    def fitted(self) -> PyTree[Array]:
+        """Returns the parameters that `prepared` fits and no step of training changes; by default none."""
+        return ()
 
     def hide(self, key: PRNGKeyArray) -> Bool[Array, "height width channels"]:
         """Draws a mask of known pixels for training."""

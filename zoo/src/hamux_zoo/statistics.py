@@ -83,12 +83,17 @@ def _k_means(rows: Rows, count: int, rng: np.random.Generator, rounds: int = 10)
     """Lloyd's algorithm from rows drawn at random. A centre that loses all of its rows starts again at one of them."""
     centres = rows[rng.choice(len(rows), count, replace=count > len(rows))]
     for _ in range(rounds if 0 < count < len(rows) else 0):
-        nearest = np.concatenate([np.argmin(_distances(part, centres), axis=1) for part in _parts(rows)])
+        nearest = nearest_centres(rows, centres)
         sums, sizes = np.zeros_like(centres), np.bincount(nearest, minlength=count)
         np.add.at(sums, nearest, rows)
         drawn = rows[rng.choice(len(rows), count)]
         centres = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None].astype(sums.dtype), drawn)
     return centres
+
+
+def nearest_centres(rows: Rows, centres: Rows) -> Int[np.ndarray, " count"]:
+    """Returns which centre is nearest to each row."""
+    return np.concatenate([np.argmin(_distances(part, centres), axis=1) for part in _parts(rows)])
 
 
 def _directions(rows: Rows, centres: Rows, count: int, neighbours: int = 30) -> Float[np.ndarray, "count centres dim"]:

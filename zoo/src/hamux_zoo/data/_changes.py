@@ -73,8 +73,15 @@ def warp(key: PRNGKeyArray, image: Image) -> Image:
     return warped
 
 
+def noise(key: PRNGKeyArray, image: Image) -> Image:
+    """Sets up to half of the pixels to black or white, half of the time."""
+    key_whether, key_share, key_noise = jr.split(key, 3)
+    noisy = salt_and_pepper(key_noise, image, jr.uniform(key_share, maxval=0.5))
+    return jnp.where(jr.bernoulli(key_whether), noisy, image)
+
+
 AUGMENTATIONS: dict[str, Callable[[PRNGKeyArray, Image], Image]] = {
-    change.__name__: change for change in (crop, flip, colour, warp)
+    change.__name__: change for change in (crop, flip, colour, warp, noise)
 }
 
 

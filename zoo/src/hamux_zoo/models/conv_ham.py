@@ -1,9 +1,8 @@
 """Convolutional hierarchical associative memory: an image and its label at the two ends of one energy."""
 
 import dataclasses
-import math
-from collections.abc import Callable
-from typing import ClassVar, Literal, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,15 +15,13 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 import hamux
 
 from ..config import Config
-from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, Generator, States, compiled
+from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, Generator, Rehearsal, States, compiled
 from ..pixels import check_statistics, denormalise, normalise
+from ..statistics import Gaussian, centres_by_class, nearest_centres
 
 Image = Float[Array, "height width channels"]
 Known = Bool[Array, "height width channels"]
 Synapse = TypeVar("Synapse", bound=eqx.Module)
-
-_LAGRANGIANS = {"tanh": hamux.lagr_tanh, "relu": hamux.lagr_relu, "softmax": hamux.lagr_softmax}
-_ADJOINTS: dict[str, hamux.Adjoint] = {"unrolled": hamux.Unrolled(), "implicit": hamux.Implicit()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,18 +32,15 @@ class ConvHAMConfig(Config):
     - `mean`, `std`: of its pixels, by which the neurons of the image show them as v = (p − mean) / std; one number, or
       one for each channel.
     - `classes`: the number of label neurons, 0 for none.
-    - `channels`: of each block, which is one convolution and one pooled layer.
-    - `kernel`: the side of the filters. `pool`: the side of the windows that are averaged; whole windows fill the image
-      at every block.
-    - `activation`: of the blocks: "tanh", "softmax" over the channels, or "relu". With "relu" the energy is bounded
-      below only while the filters are small.
-    - `memory`: the activation of the `memories` hidden neurons that see the last block and the label.
-    - `betas`: the inverse temperatures of blocks, memory and label at the start. They are parameters of the model where
-      the Lagrangian has one; relu has none.
-    - `feedback`: γ, the factor by which each block speaks more softly than the one below, and the memory than the last.
-    - `steps`: the number of sweeps over all layers, in a recall, in classification and in training.
-    - `dt`: of every layer's update, at most 1, at which it goes to its minimum.
-    - `gradient`: how training differentiates the sweeps: `hamux.Unrolled` or `hamux.Implicit`.
+    - `channels`, `kernels`: the filters of each block and their side. Every block halves height and width.
+    - `components`: the number of directions along which images of one memory vary, as `ConvHAM.prepared` finds them.
+    - `noise`: the variance of a pixel beside the components, in units of `std²`. A smaller one makes recalls more exact
+      and longer.
+    - `parts`: the number of neurons that see the whole last block and the label.
+    - `memories`: the number of patterns of the components and the label.
+    - `beta`: the inverse temperature of the memories. With 1 their activations are the probabilities of the mixture.
+    - `loudness`: what the activations of the label add up to.
+    - `stiffness`: how much an image resists what blocks say: the energy of its neurons is `stiffness`·|v|²/2.
 
     **Raises** ValueError, naming the field, for a value of another type, out of range, or that does not fit the others.
     """
@@ -55,92 +49,110 @@ class ConvHAMConfig(Config):
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
     classes: int = 10
-    channels: tuple[int, ...] = (16, 32)
-    kernel: int = 5
-    pool: int = 2
-    activation: Literal["tanh", "softmax", "relu"] = "tanh"
-    memory: Literal["relu", "softmax", "tanh"] = "relu"
-    memories: int = 256
-    betas: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    feedback: float = 0.01
-    steps: int = 2
-    dt: float = 1.0
-    gradient: Literal["unrolled", "implicit"] = "unrolled"
+    channels: tuple[int, ...] = (24, 48)
+    kernels: tuple[int, ...] = (6, 4)
+    components: int = 100
+    noise: float = 0.2
+    parts: int = 256
+    memories: int = 500
+    beta: float = 1.0
+    loudness: float = 1.0
+    stiffness: float = 1000.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_at_least(1, "channels", "kernel", "pool", "memories", "steps")
+        self.check_at_least(1, "channels", "kernels", "components", "parts", "memories")
         if len(self.shape) != 3 or not self.channels:
             raise ValueError(
                 f"shape is {self.shape} and channels is {self.channels}; expected (height, width, channels) and at "
                 "least one block"
             )
-        part = self.pool ** len(self.channels)
+        if len(self.kernels) != len(self.channels):
+            raise ValueError(
+                f"kernels is {self.kernels} and channels is {self.channels}; expected one of each for every block"
+            )
+        part = 2 ** len(self.channels)
         if self.shape[0] % part or self.shape[1] % part:
             fitting = tuple(max(1, round(size / part)) * part for size in self.shape[:2])
             raise ValueError(
-                f"{len(self.channels)} blocks that pool {self.pool} × {self.pool} do not divide images of "
-                f"{self.shape[0]} × {self.shape[1]} into whole windows; multiples of {part} fit, such as "
-                f"{fitting[0]} × {fitting[1]}"
+                f"{len(self.channels)} blocks cannot halve images of {self.shape[0]} × {self.shape[1]} evenly; "
+                f"multiples of {part} fit, such as {fitting[0]} × {fitting[1]}"
             )
         check_statistics(self.mean, self.std, self.shape[2])
-        if not (np.isfinite(self.betas).all() and min(self.betas) > 0):
-            raise ValueError(f"betas is {self.betas}; expected three finite numbers greater than 0")
-        if not 0 < self.feedback <= 1:
-            raise ValueError(f"feedback is {self.feedback}; expected a number greater than 0 and at most 1")
-        if not 0 < self.dt <= 1:
-            raise ValueError(f"dt is {self.dt}; an update goes at most to the minimum of its layer, 0 < dt ≤ 1")
+        for name in ("noise", "beta", "loudness", "stiffness"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number greater than 0")
 
 
-class _Scaled(eqx.Module):
-    """(s/k) L(kx): its activation s g(kx) is s times as strong as that of L, at states that are k times as large."""
+# The activations of components are their states up to such a number, and bounded by it.
+_REACH = 300.0
+# A unit of a softmax that is so far ahead of the others, times its inverse temperature, is the only active one.
+_FAR_AHEAD = 40.0
+# So far ahead, likewise, a label that is held puts its memories: more than an image of another class does.
+_LOUD_PRIOR = 1000.0
+# How often a sweep takes image, components and memory before it goes up, since they settle slowly, at little cost.
+_ROUNDS = 4
+# How far layers go, 1 for to their minimum.
+_FAR = dict.fromkeys(("image", "components"), 1.8)
+_FAR_UP = 1.5
+
+
+class _Stiff(eqx.Module):
+    """L(x) = Λ ℓ(x/Λ), with the activation ℓ'(x/Λ), for a Lagrangian ℓ of one neuron at a time."""
 
     lagrangian: Callable[..., Float[Array, ""]] = eqx.field(static=True)
-    strength: float = eqx.field(static=True)
-    gain: float = eqx.field(static=True)
-    beta: Float[Array, ""] | None  # the inverse temperature of L, if it has one
-
-    @property
-    def convex(self) -> object:
-        return hamux.declared(self._unscaled, "convex")
-
-    @property
-    def elementwise(self) -> object:
-        return hamux.declared(self._unscaled, "elementwise")
-
-    @property
-    def tokenwise(self) -> object:
-        return hamux.declared(self._unscaled, "tokenwise")
+    stiffness: float = eqx.field(static=True)
+    convex: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
 
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, ""]:
-        scaled: Array = self.strength / self.gain * self._unscaled(self.gain * x)
-        return scaled
+        return self.stiffness * self.lagrangian(x / self.stiffness)
 
-    @property
-    def _unscaled(self) -> Partial:
-        return Partial(self.lagrangian) if self.beta is None else Partial(self.lagrangian, beta=self.beta)
+
+class _Loud(eqx.Module):
+    """L(x) = s log Σ exp(x): neurons whose activations s softmax(x) add up to s."""
+
+    loudness: float = eqx.field(static=True)
+    convex: ClassVar[bool] = True
+    tokenwise: ClassVar[bool] = True
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, ""]:
+        return self.loudness * hamux.lagr_softmax(x)
+
+
+def _lagr_bounded(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """L = Σ x²/2 up to |x| = s = 300, and s|x| − s²/2 beyond; activation g = x, clipped to [−s, s] (Huber, 1964)."""
+    g = jnp.clip(x, -_REACH, _REACH)
+    return jnp.sum(g * (x - g / 2))
+
+
+vars(_lagr_bounded).update(convex=True, elementwise=True)
 
 
 class ConvHAM(Classifier, Generator, Featured, Attributed):
-    """Layers of neurons from the image up to its label, each joined to the next by a synapse that both feel.
+    """Layers of neurons from the image up to its label, joined by symmetric synapses at full strength.
 
-        E = Σ_l (g_l·x_l − L_l(x_l)) − b·g_image − Σ_i g_conv,i·(W_i ⋆ g_pool,i−1 + b_i) − Σ_i g_pool,i·mean(g_conv,i)
-            − g_memory·(W g_pool,n + b) − g_label·(V g_memory),  g_pool,0 = g_image
+        E = Σ_l (g_l·x_l − L_l(x_l)) − b·g_image − Σ_i g_block,i·(W_i ⋆ g_block,i−1 + b_i) − g_parts·(P g_block,n + b_p)
+            − g_components·(F g_image + f) − g_memory·(ξ g_components + c) − g_label·(V g_parts + U g_memory)
+            − g_memory·(C g_prior),  g_block,0 = g_image
 
-    The layers are "image" (identity), "conv1", "pool1", … (`activation`), "memory" (`memory`) and "label" (softmax). E
-    is linear in the g of each layer while the others are held. So `hamux.GaussSeidel`, which takes one layer after
-    another to its minimum, never raises it. At dt = 1 a sweep upward from states at rest is the pass of a convolutional
-    network, to which softmax layers at rest add constants. In later sweeps each layer hears the one above. What is
-    known is held: the image to classify it, some pixels to complete them, the label to generate. Max pooling
-    (`hamux.PoolSynapse`) is not linear in the layer it pools, and is left out.
+    The layers are "image" and "components" (g = x/Λ with the `stiffness` Λ; components are also bounded), "block1", …
+    and "parts" (tanh), "memory" (softmax), "label" and "prior" (softmax, times a number). The W_i are convolutions with
+    stride 2. Every synapse is symmetric: what goes up by W comes down by its transpose.
 
-    The same weights lead up and down, and what comes down must not drown what came up. So the activations of the first
-    block are 1/(kernel² √channels) as strong: what its windows say of a pixel adds up to around 1. Those of each
-    further block, and of the memory, are γ = `feedback` as strong as those of the one before. The pooled layers and the
-    label make up for it and take their states as much larger, so that the way up is as without. Weak feedback: Xie &
-    Seung, "Equivalence of Backpropagation and Contrastive Hebbian Learning in a Layered Network", 2003.
+    `prepared` makes image, components and memory a mixture of probabilistic principal component analyses: F holds the
+    directions in which images vary around cluster centres, ξ the centres, U and C their labels. This part completes and
+    generates images; training leaves it as it is. The prior, which is always held, says which classes may be: all
+    alike, or the one of a label that is held. Blocks and parts are a convolutional network, which tells classes.
 
-    Krotov, "Hierarchical Associative Memory", 2021.
+    E is linear in the g of each layer while the others are held, and all activations but the image's are bounded. So E
+    has a lower bound, and `hamux.GaussSeidel`, which takes one layer after another to its minimum or beyond it, never
+    raises it. A step is a sweep: image, components and memory four times, then the blocks up to the label. A recall
+    begins with one sweep upward from layers at rest and descends to a fixed point; its `path` holds both. What is known
+    is held: the image to classify it, some pixels to complete the others, the label to generate.
+
+    Krotov, "Hierarchical Associative Memory", 2021. Tipping & Bishop, "Mixtures of Probabilistic Principal Component
+    Analysers", 1999.
     """
 
     model_type: ClassVar[str] = "conv-ham"
@@ -148,43 +160,46 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
     ham: hamux.HAM
 
     def __init__(self, config: ConvHAMConfig, *, key: PRNGKeyArray) -> None:
-        keys = iter(jr.split(key, len(config.channels) + 3))
-        beta, memory_beta, label_beta = config.betas
-
-        def neurons(
-            activation: str, shape: tuple[int, ...], beta: float, strength: float = 1.0, gain: float = 1.0
-        ) -> hamux.Neurons:
-            inverse_temperature = None if activation == "relu" else jnp.asarray(beta)
-            return hamux.Neurons(_Scaled(_LAGRANGIANS[activation], strength, gain, inverse_temperature), shape)
+        self.config = config
+        keys = iter(jr.split(key, len(config.channels) + 6))
 
         def convolution(
-            channels: int, below: tuple[int, ...], side: int | tuple[int, ...], padding: str
+            channels: int, below: tuple[int, ...], side: int | tuple[int, ...], stride: int, padding: str
         ) -> hamux.ConvSynapse:
-            synapse = hamux.ConvSynapse(next(keys), channels, below[-1], side, padding=padding, use_bias=True)
-            return _unit_rows(synapse, synapse.W[0].size)
+            synapse = hamux.ConvSynapse(next(keys), channels, below[-1], side, stride, padding, use_bias=True)
+            return _of_length(synapse, 1.0, synapse.W[0].size)
 
-        layers = {"image": hamux.Neurons(hamux.lagr_identity, config.shape)}
+        layers = {
+            "image": hamux.Neurons(_Stiff(hamux.lagr_identity, config.stiffness), config.shape),
+            "components": hamux.Neurons(_Stiff(_lagr_bounded, config.stiffness), (1, 1, config.components)),
+        }
         synapses: dict[str, Callable[..., Array]] = {"mean": hamux.BiasSynapse(next(keys), config.shape)}
         connections: list[tuple[tuple[str, ...], str]] = [(("image",), "mean")]
-        below, size, strength = "image", config.shape, 1 / (config.kernel**2 * math.sqrt(config.channels[0]))
-        for i, channels in enumerate(config.channels, 1):
-            conv, pool = f"conv{i}", f"pool{i}"
-            pooled = (size[0] // config.pool, size[1] // config.pool, channels)
-            synapses[conv] = convolution(channels, size, config.kernel, "SAME")
-            synapses[pool] = hamux.PoolSynapse(config.pool)
-            layers[conv] = neurons(config.activation, (*size[:2], channels), beta, strength)
-            layers[pool] = neurons(config.activation, pooled, beta, gain=1 / strength)
-            connections += [((below, conv), conv), ((conv, pool), pool)]
-            below, size, strength = pool, pooled, strength * config.feedback
-        synapses["parts"] = convolution(config.memories, size, size[:2], "VALID")
-        layers["memory"] = neurons(config.memory, (1, 1, config.memories), memory_beta, strength)
-        connections += [((below, "memory"), "parts")]
+        below, size = "image", config.shape
+        for i, (channels, kernel) in enumerate(zip(config.channels, config.kernels, strict=True), 1):
+            synapses[f"conv{i}"] = convolution(channels, size, kernel, 2, "SAME")
+            size = (size[0] // 2, size[1] // 2, channels)
+            layers[f"block{i}"] = hamux.Neurons(hamux.lagr_tanh, size)
+            connections.append(((below, f"block{i}"), f"conv{i}"))
+            below = f"block{i}"
+        synapses["parts"] = convolution(config.parts, size, size[:2], 1, "VALID")
+        synapses["components"] = convolution(config.components, config.shape, config.shape[:2], 1, "VALID")
+        synapses["patterns"] = convolution(config.memories, (1, 1, config.components), 1, 1, "VALID")
+        layers["parts"] = hamux.Neurons(hamux.lagr_tanh, (1, 1, config.parts))
+        softmax = Partial(hamux.lagr_softmax, beta=jnp.asarray(config.beta / config.stiffness))
+        layers["memory"] = hamux.Neurons(softmax, (1, 1, config.memories))
+        connections += [((below, "parts"), "parts"), (("image", "components"), "components")]
+        connections += [(("components", "memory"), "patterns")]
         if config.classes:
-            names = hamux.DenseSynapse(next(keys), config.memories, config.classes)
-            synapses["names"] = _unit_rows(names, config.memories)
-            layers["label"] = neurons("softmax", (config.classes,), label_beta, gain=1 / strength)
-            connections += [(("memory", "label"), "names")]
-        self.config = config
+            names = hamux.DenseSynapse(next(keys), config.parts, config.classes)
+            synapses["names"] = _of_length(names, 0.3, config.parts)
+            unknown = hamux.DenseSynapse(next(keys), config.memories, config.classes)
+            synapses["labels"] = synapses["kinds"] = jax.tree.map(jnp.zeros_like, unknown)
+            layers["label"] = hamux.Neurons(_Loud(config.loudness), (config.classes,))
+            prior = _Loud(_LOUD_PRIOR * config.stiffness / config.beta)
+            layers["prior"] = hamux.Neurons(prior, (config.classes,))
+            connections += [(("parts", "label"), "names"), (("memory", "label"), "labels")]
+            connections += [(("memory", "prior"), "kinds")]
         self.ham = hamux.HAM(layers, synapses, connections)
 
     def start(
@@ -195,81 +210,114 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
         label: Int[Array, ""] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> tuple[States, Clamp]:
-        """Returns the states after one sweep upward, from layers at rest or, with a `key`, from normal numbers."""
-        clamp: Clamp = {} if known is None else {"image": known}
-        xs = self._rest(key) | self._showing(x)
-        if label is not None:
-            xs |= {"label": 20 * jax.nn.one_hot(label, self.config.classes, dtype=self._dtype)}
-            clamp |= {"label": True}
-        return self._swept(xs, 1, up=True, clamp=clamp | {"image": True}), clamp
+        """Returns the states after a sweep upward from `x`.
+
+        Unknown pixels are at their mean. With a label and a `key`, they are those of a memory drawn among the label's.
+        """
+        held = self._with_prior(label)
+        if known is None:
+            return self._read(x, held), dict.fromkeys(held, True)
+        if key is None:
+            x = jnp.where(known, x, jnp.asarray(self.config.mean, x.dtype)[None, None])
+        elif label is not None:
+            (kinds,) = jax.tree.leaves(self.ham.synapses["kinds"])
+            drawn = jr.categorical(key, jnp.where(kinds[:, label] > 0, 0.0, -1e3))
+            x = jnp.where(known, x, self._called_up(held | self._alone("memory", drawn)))
+        return self._read(x, held), {"image": known} | dict.fromkeys(held, True)
 
     def decode(self, xs: States) -> Image:
-        return denormalise(xs["image"], self.config.mean, self.config.std)
+        return denormalise(self.ham.neurons["image"].activations(xs["image"]), self.config.mean, self.config.std)
 
     def scores(self, xs: States) -> Float[Array, " classes"] | None:
         """Returns the logits of the label's softmax."""
-        if not self.config.classes:
-            return None
-        label = self._lagrangian("label")
-        assert label.beta is not None
-        return label.gain * (label.beta * xs["label"])
+        return xs.get("label")
 
     @property
     def optimizer(self) -> tuple[str, float]:
         return "muon", 0.02
 
     def dynamics(self) -> Dynamics:
-        """A recall takes `steps` sweeps, each down from the label and up again."""
-        return Dynamics(method=self._sweep(), steps=self.config.steps, adjoint=_ADJOINTS[self.config.gradient])
+        """A recall sweeps to a fixed point. Training judges two sweeps after five or more without a gradient."""
+        order = [*_ROUNDS * ["image", "components", "memory"], *self._blocks, "parts", *self._labels]
+        sweep = hamux.GaussSeidel(order, dt=_FAR | dict.fromkeys([*self._blocks, "parts"], _FAR_UP))
+        rehearsal = Rehearsal(steps=2, warmup=5, least=1, judged=2, classify=2)
+        return Dynamics(method=sweep, tol=1e-3, rehearsal=rehearsal)
 
     def closest(self, x: Image) -> Image:
-        """Returns the image that the most active memory calls up."""
-        active = jnp.argmax(_shares(self, self._seen(x)))
-        images: Array = _called_up(
-            self, jax.nn.one_hot(active, self.config.memories, dtype=self._dtype)[None, None, None]
-        )
-        return images[0]
+        return self._called_up(self._alone("memory", jnp.argmax(self._read(x)["memory"])))
 
-    def classify(self, x: ArrayLike) -> Float[Array, " classes"]:
-        """Returns the logits of the label's softmax after `steps` sweeps upward that hold the image.
+    def prepared(
+        self, images: Float[np.ndarray, "count ..."], labels: Int[np.ndarray, " count"] | None, *, seed: int
+    ) -> Self:
+        """Returns the model with components and memories that suit images.
 
-        **Raises** ValueError for a memory without label neurons, and if `x` does not fit.
+        The memories are k-means centres of at most 20,000 images, equally many of each class. Let λ_k be the variances
+        of at most 60,000 images around the nearest centres, along the directions u_k, and σ² the `noise`. Then
+        F_k = Λ w_k u_k with w_k² = 1 − σ²/λ_k. A memory holds ξ_k = Λ (1 − w_k²) m_k/w_k for a centre m. The image it
+        calls up is m. Directions with w_k² below 0.1 are left out.
         """
-        self.check_classes()
-        scores = self.scores(self._seen(x))
-        assert scores is not None
-        return scores
+        config = self.config
+        drawn, some = np.random.default_rng(seed).permutation(len(images))[:60_000], slice(20_000)
+        seen = np.asarray(normalise(jnp.asarray(images[drawn]), config.mean, config.std)).reshape(len(drawn), -1)
+        given = labels[drawn][some] if labels is not None and config.classes else None
+
+        centres, classes, _ = centres_by_class(seen[some], given, config.memories, config.classes, 0, seed)
+        around = Gaussian.of(seen - centres[nearest_centres(seen, centres)])
+        along = around.principal_components(config.components)
+        along = np.pad(along, [(0, config.components - len(along)), (0, 0)])
+        variances = np.einsum("kd,de,ke->k", along, around.covariance, along)
+        share = 1 - config.noise / np.maximum(variances, config.noise)
+        used = share > 0.1
+        along, share = np.where(used[:, None], along, 0), np.where(used, share, 1)
+
+        own, mean = centres @ along.T, seen.mean(axis=0)
+        filters = (np.sqrt(share)[:, None] * along).reshape(-1, *config.shape).transpose(0, 3, 1, 2)
+        patterns = (1 - share) / np.sqrt(share) * own
+        depths = -0.5 * np.sum((1 - share) * own**2 + patterns**2, axis=1)
+        outside = (mean - along.T @ (along @ mean)).reshape(config.shape)
+        new = [outside, filters, np.zeros(len(along)), patterns[..., None, None], depths]
+        kinds = jax.nn.one_hot(classes, config.classes)
+        new = [config.stiffness * each for each in new] + [0.3 * kinds, kinds]
+        pairs = zip(new, jax.tree.leaves(self._mixture), strict=False)  # without classes there are no labels
+        arrays = [jnp.asarray(each, was.dtype) for each, was in pairs]
+        model: Self = eqx.tree_at(lambda model: jax.tree.leaves(model._mixture), self, arrays)
+        return model
+
+    def fitted(self) -> list[Callable[..., Array]]:
+        """Returns the mixture: the mean image, the components, the patterns and their labels, and β."""
+        return [*self._mixture, self.ham.neurons["memory"].lagrangian]
 
     def features(self, x: ArrayLike) -> Float[Array, " dim"]:
-        """Returns the last pooled layer beside the memory layer after `steps` sweeps upward that hold the image.
+        """Returns the last block beside the parts, after the sweep upward with which a recall begins.
 
         Each is divided by its root mean square. **Raises** as `recall`.
         """
-        return _features(self, self._seen(x))
+        image, _ = self.checked(x)
+        return _features(self, image)
 
     def attribution(self, x: ArrayLike | None, known: ArrayLike | None = None) -> Float[Array, " memories"]:
-        """Returns each memory's share of the activity of all of them; 0 if none is active."""
-        return _shares(self, self.recall(x, known, energies=False).xs)
+        """Returns the activations of the memories at the end of `recall(x, known)`; they sum to 1."""
+        xs = self.recall(x, known, energies=False).xs
+        return self.ham.neurons["memory"].activations(xs["memory"]).ravel()
 
     def memories(self, which: slice = slice(None)) -> Float[Array, "memories height width channels"]:
         """Returns the image that each memory calls up: while it alone is active, the other layers descend from rest."""
-        images: Array = _called_up(self, jnp.eye(self.config.memories, dtype=self._dtype)[which, None, None])
+        images: Array = _at_rest(self, jnp.arange(self.config.memories)[which])
         return images
 
-    def head(self) -> Callable[..., Array]:
-        """Returns the synapse between memory and label."""
+    def head(self) -> list[Callable[..., Array]]:
+        """Returns the synapses of the label."""
         self.check_classes()
-        return self.ham.synapses["names"]
+        return [self.ham.synapses["names"], self.ham.synapses["labels"]]
 
     def with_head(self, *, classes: int, key: PRNGKeyArray) -> Self:
-        """Returns the same layers up to the memory, with so many label neurons and random weights to them."""
+        """Returns the same layers up to parts and memories, with so many label neurons and random weights to them."""
         config = self.config.for_classes(classes)
         self.check_ham()
 
         def kept(model: ConvHAM) -> list[object]:
-            layers = [layer for name, layer in model.ham.neurons.items() if name != "label"]
-            label = [model._lagrangian("label").beta] if self.config.classes else []
-            return [*layers, *label, *(each for name, each in model.ham.synapses.items() if name != "names")]
+            synapses = [each for name, each in model.ham.synapses.items() if name not in ("names", "labels", "kinds")]
+            return [*synapses, model.ham.neurons["memory"]]
 
         fresh = jax.tree.map(lambda leaf: leaf.astype(self._dtype), type(self)(config, key=key))
         headed: Self = eqx.tree_at(kept, fresh, kept(self))
@@ -279,70 +327,80 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
     def _dtype(self) -> jnp.dtype:
         return jnp.result_type(*jax.tree.leaves(self.ham.synapses["mean"]))
 
-    def _lagrangian(self, layer: str) -> _Scaled:
-        found = self.ham.neurons[layer].lagrangian
-        assert isinstance(found, _Scaled)
-        return found
+    @property
+    def _mixture(self) -> list[Callable[..., Array]]:
+        names = ["mean", "components", "patterns", *(["labels", "kinds"] if self.config.classes else [])]
+        return [self.ham.synapses[name] for name in names]
 
-    def _rest(self, key: PRNGKeyArray | None = None) -> States:
-        """All states 0 or, with a `key`, normal numbers."""
-        return {name: state.astype(self._dtype) for name, state in self.ham.init_states(key=key).items()}
+    @property
+    def _blocks(self) -> list[str]:
+        return [f"block{i}" for i in range(1, len(self.config.channels) + 1)]
 
-    def _showing(self, x: Image) -> States:
-        """The image's neurons as they show `x`."""
-        return {"image": normalise(x, self.config.mean, self.config.std).astype(self._dtype)}
+    @property
+    def _labels(self) -> list[str]:
+        return ["label", "prior"] if self.config.classes else []
 
-    def _sweep(self, *, up: bool = False) -> hamux.GaussSeidel:
-        """Upward from the image; or down to it from the label, which has just been updated, and up again."""
-        order = list(dict.fromkeys(name for layers, _ in self.ham.connections for name in layers))
-        within = order[1 : order.index("memory") + 1]
-        return hamux.GaussSeidel(order if up else [*reversed(within), *order], dt=self.config.dt)
+    @property
+    def _upward(self) -> list[str]:
+        return ["image", *self._blocks, "components", "parts", "memory", *self._labels]
 
-    def _swept(self, xs: States, steps: int, *, up: bool = False, clamp: Clamp) -> States:
-        adjoint, method = _ADJOINTS[self.config.gradient], self._sweep(up=up)
-        end = hamux.descend(self.ham, xs, steps=steps, method=method, clamp=clamp, adjoint=adjoint, energies=False)
-        return end.xs
+    def _alone(self, layer: str, unit: Int[Array, ""]) -> States:
+        """The state of a softmax layer of which one unit alone is active."""
+        shape = self.ham.neurons[layer].shape
+        ahead = _FAR_AHEAD * (self.config.stiffness / self.config.beta if layer == "memory" else 1.0)
+        return {layer: ahead * jax.nn.one_hot(unit, shape[-1], dtype=self._dtype).reshape(shape)}
 
-    def _seen(self, x: ArrayLike) -> States:
-        """The states after `steps` sweeps upward that hold the image."""
-        image, _ = self.checked(x)
-        xs: States = _seen(self, image)
-        return xs
+    def _with_prior(self, label: Int[Array, ""] | None) -> States:
+        """The states that are always held: without a label those of a prior by which all classes are alike."""
+        if label is not None:
+            return self._alone("label", label) | self._alone("prior", label)
+        return {"prior": jnp.zeros(self.config.classes, self._dtype)} if self.config.classes else {}
+
+    def _swept(self, order: Sequence[str], held: States) -> States:
+        """The states after a sweep from layers at rest in which those of `held` keep theirs."""
+        rest = {name: state.astype(self._dtype) for name, state in self.ham.init_states().items()}
+        method, clamp = hamux.GaussSeidel(order), dict.fromkeys(held, True)
+        return hamux.descend(self.ham, rest | held, steps=1, method=method, clamp=clamp, energies=False).xs
+
+    def _read(self, x: Image, held: States | None = None) -> States:
+        """The states after a sweep upward from an image; without those that are held, of any class."""
+        image = self.config.stiffness * normalise(x, self.config.mean, self.config.std).astype(self._dtype)
+        return self._swept(self._upward, {"image": image} | (self._with_prior(None) if held is None else held))
+
+    def _called_up(self, held: States) -> Image:
+        """The image that a memory calls up by the components, while all other layers rest."""
+        rest = {name: state.astype(self._dtype) for name, state in self.ham.init_states().items()} | held
+        clamp = {name: name not in ("image", "components") for name in rest}
+        order = ["components", "image", *sorted(rest.keys() - {"components", "image"})]
+        method = hamux.GaussSeidel(order, dt=_FAR)
+        end = hamux.relax(self.ham, rest, tol=1e-2, max_steps=200, method=method, clamp=clamp, energies=False)
+        return self.decode(end.xs)
 
 
 @compiled
-def _seen(model: ConvHAM, x: Image) -> States:
-    return model._swept(model._rest() | model._showing(x), model.config.steps, up=True, clamp={"image": True})
-
-
-@compiled
-def _features(model: ConvHAM, xs: States) -> Float[Array, " dim"]:
-    gs = model.ham.activations(xs)
-    parts = [gs[f"pool{len(model.config.channels)}"].ravel(), gs["memory"].ravel()]
+def _features(model: ConvHAM, image: Image) -> Float[Array, " dim"]:
+    gs = model.ham.activations(model._read(image))
+    parts = [gs[model._blocks[-1]].ravel(), gs["parts"].ravel()]
     return jnp.concatenate([part / jnp.sqrt(jnp.mean(part**2) + 1e-12) for part in parts])
 
 
 @compiled
-def _shares(model: ConvHAM, xs: States) -> Float[Array, " memories"]:
-    activity = jnp.abs(model.ham.neurons["memory"].activations(xs["memory"]).ravel())
-    return activity / jnp.maximum(jnp.sum(activity), jnp.finfo(activity.dtype).tiny)
+def _at_rest(model: ConvHAM, which: Int[Array, " some"]) -> Float[Array, "some height width channels"]:
+    dynamics, prior = model.dynamics(), model._with_prior(None)
+    clamp = {"memory": True} | dict.fromkeys(prior, True)
 
-
-@compiled
-def _called_up(
-    model: ConvHAM, active: Float[Array, "active 1 1 memories"]
-) -> Float[Array, "active height width channels"]:
-    def image(state: Float[Array, "1 1 memories"]) -> Image:
-        xs, method = model._rest() | {"memory": state}, model._sweep()
-        return model.decode(
-            hamux.relax(model.ham, xs, tol=1e-4, max_steps=200, method=method, clamp={"memory": True}).xs
+    def image(memory: Int[Array, ""]) -> Image:
+        xs = model._swept(model._upward[::-1], model._alone("memory", memory) | prior)
+        end = hamux.relax(
+            model.ham, xs, tol=dynamics.tol, max_steps=dynamics.max_steps, method=dynamics.method, clamp=clamp
         )
+        return model.decode(end.xs)
 
-    images: Array = jax.lax.map(image, active, batch_size=64)
+    images: Array = jax.lax.map(image, which, batch_size=64)
     return images
 
 
-def _unit_rows(synapse: Synapse, size: int) -> Synapse:
-    """The synapse with rows of length 1, of `size` numbers, in place of a deviation of 0.02."""
-    scaled: Synapse = jax.tree.map(lambda w: w / (0.02 * size**0.5), synapse)
+def _of_length(synapse: Synapse, length: float, size: int) -> Synapse:
+    """The synapse with rows of that length, of `size` numbers, in place of a deviation of 0.02."""
+    scaled: Synapse = jax.tree.map(lambda w: w * length / (0.02 * size**0.5), synapse)
     return scaled

@@ -33,15 +33,18 @@ class Recipe:
     - `learning_rate`: the highest, which is reached after `warmup` steps and falls to 0 along a cosine. None takes what
       suits the optimiser.
     - `warmup`: None takes a tenth of all steps, at most 300.
-    - `weight_decay`: decoupled from the gradient. `clip`: the largest norm of the gradient, None for no limit.
+    - `weight_decay`: λ, decoupled from the gradient. With muon, whose steps are orthogonal, it bounds the spectral norm
+      of every matrix by 1/λ (Chen, Li & Liu, 2025).
+    - `clip`: the largest norm of the gradient, None for no limit.
     - `accumulate`: the number of pieces in which a batch is computed, one after another, to save memory.
     - `ema`: the decay of an average of the weights, such as 0.999, which is then validated and returned. None keeps no
       average.
     - `precision`: "bf16" computes in bfloat16; weights, optimiser and losses stay in float32.
     - `trainable`: "all", "head", the beginning of parameters' names ("ham.synapses"), or a function that returns parts
-      of the model (`lambda model: model.ham.synapses`). Other parameters are frozen and take no optimiser memory.
-    - `augment`: names of "crop", "flip", "colour", "warp", which change every image at random, in this order;
-      "classify:warp" is for one task alone.
+      of the model (`lambda model: model.ham.synapses`). Other parameters are frozen and take no optimiser memory. With
+      "all", so are those of `model.fitted()`.
+    - `augment`: names of "crop", "flip", "colour", "warp", "noise", which change every image at random, in the order
+      given; "classify:warp" is for one task alone.
     - `validation`: the share of the images that is held out, and on which loss and metrics are measured.
     - `every`: the number of steps between validations, at which a checkpoint is written, too. None takes a tenth of all
       steps.

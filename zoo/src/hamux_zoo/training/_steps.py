@@ -41,8 +41,8 @@ def part(model: Memory, recipe: Recipe) -> Parts:
     copied = jax.tree.map(jnp.copy, arrays)
     named, structure = jax.tree_util.tree_flatten_with_path(copied)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in named]
+    whole: Memory = eqx.combine(copied, static)
     if callable(recipe.trainable) or recipe.trainable == "head":
-        whole: Memory = eqx.combine(copied, static)
         if callable(recipe.trainable):
             found = recipe.trainable(whole)
         elif isinstance(whole, Classifier):
@@ -56,9 +56,11 @@ def part(model: Memory, recipe: Recipe) -> Parts:
                 "return parts of the model, such as model.ham.synapses, or a list of them"
             )
         chosen = [id(leaf) in selected for _, leaf in named]
+    elif recipe.trainable == "all":
+        fitted = {id(leaf) for leaf in jax.tree.leaves(whole.fitted())}
+        chosen = [id(leaf) not in fitted for _, leaf in named]
     else:
-        begins = "" if recipe.trainable == "all" else f"{recipe.trainable}."
-        chosen = [f"{name}.".startswith(begins) for name in names]
+        chosen = [f"{name}.".startswith(f"{recipe.trainable}.") for name in names]
     chosen = [each and eqx.is_inexact_array(leaf) for each, (_, leaf) in zip(chosen, named, strict=True)]
     if not any(chosen):
         raise ValueError(f"`trainable` is {recipe.trainable!r}, which selects none of the parameters {names}")

@@ -1,6 +1,5 @@
 """What a model is trained for: the losses of a batch."""
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import equinox as eqx
@@ -93,14 +92,17 @@ def loss_of(task: Task, augmentations: Sequence[str] = ()) -> Loss:
 
 def classify(model: Classifier, batch: Images, *, key: PRNGKeyArray) -> Measured:
     """Returns the cross-entropy of the softmax of `model.classify`, and the accuracy; see `Rehearsal`."""
-    warmup = _warmup(model, key)
+    steps = model.dynamics().rehearsal.classify
+    warmup = _warmup(model, key, least=0)
 
     def scores_of(image: Image) -> Float[Array, "judged classes"]:
-        if not model.dynamics().rehearsal.classify:
+        if not steps:
             return model.classify(image)[None]
-        _, scores = _rehearsed(model, image, jnp.ones(image.shape, bool), None, warmup)
-        assert scores is not None
-        return scores
+        held = np.ones(image.shape, bool)
+        path = model.recall(image, held, steps=steps, warmup=warmup, path=True, energies=False).path
+        assert path is not None
+        assert path.scores is not None
+        return path.scores
 
     scores = jax.vmap(scores_of)(jnp.asarray(batch.images)).astype(jnp.float32)
     labels = jnp.asarray(batch.labels)
@@ -163,9 +165,10 @@ def _noisy(model: Memory, key: PRNGKeyArray, image: Image) -> tuple[Image, Known
     return jax.lax.switch(jr.randint(key_kind, (), 0, len(damages)), damages), None
 
 
-def _warmup(model: Memory, key: PRNGKeyArray) -> Int[Array, ""] | int:
+def _warmup(model: Memory, key: PRNGKeyArray, least: int) -> Int[Array, ""] | int:
+    """The number of steps without a gradient."""
     warmup = model.dynamics().rehearsal.warmup
-    return warmup * (jr.geometric(key, 0.5) - 1) if warmup else 0
+    return warmup * (least + jr.geometric(key, 0.5) - 1) if warmup else 0
 
 
 def _rehearsed(
@@ -173,18 +176,13 @@ def _rehearsed(
 ) -> tuple[Float[Array, "judged height width channels"], Float[Array, "judged classes"] | None]:
     """Images and scores after the steps of a rehearsal that are judged, later ones last."""
     rehearsal = model.dynamics().rehearsal
-    recall = functools.partial(model.recall, given, known, label=label, energies=False)
-    end = recall(steps=rehearsal.steps, warmup=warmup, path=rehearsal.judged > 1)
+    path = rehearsal.judged > 1
+    end = model.recall(given, known, label=label, steps=rehearsal.steps, warmup=warmup, path=path, energies=False)
     if end.path is None:  # decoded again, since `end.x` is clipped and would have no gradient where it overshoots
         shown, scores = model.decode(end.xs)[None], None if end.scores is None else end.scores[None]
     else:
         last = slice(-rehearsal.judged, None)
         shown, scores = end.path.x[last], None if end.path.scores is None else end.path.scores[last]
-    if rehearsal.first:
-        path = recall(steps=rehearsal.first, path=True).path
-        assert path is not None
-        shown = jnp.concatenate([path.x[1:], shown])
-        scores = None if scores is None or path.scores is None else jnp.concatenate([path.scores[1:], scores])
     return shown, scores
 
 
@@ -198,7 +196,7 @@ def _recall_loss(
     the recalls hold the labels instead. See `Rehearsal`.
     """
     key_damage, key_warmup = jr.split(key)
-    warmup = _warmup(model, key_warmup)
+    warmup = _warmup(model, key_warmup, model.dynamics().rehearsal.least)
 
     def one(key: PRNGKeyArray, image: Image, label: Int[Array, ""] | None) -> Float[Array, "2 judged"]:
         given, known = damage(model, key, image)

@@ -120,7 +120,8 @@ class GaussSeidel(Method[Int[Array, ""]]):
         dt = dict(self.dt).get(name, 1.0) if isinstance(self.dt, tuple) else self.dt
 
         def moved(dt: float) -> Array:
-            way = minimum if dt == 1 else xs[name] + dt * (minimum - xs[name])
+            start = widened(xs[name])
+            way = minimum if dt == 1 else start + dt * (minimum - start)
             return problem.hold(xs, xs | {name: way.astype(xs[name].dtype)})[name]
 
         x = moved(dt)
