@@ -1,4 +1,4 @@
-"""Training and fine-tuning: one loop for every architecture, on optax, grain, orbax and jax's SPMD.
+"""The loop of training: one for every architecture, on optax, grain, orbax and jax's SPMD.
 
 A run is its recipe, its data and its first weights. With a folder it can be stopped at any moment, and goes on to the
 same weights, bit for bit: the seed and a step's number decide what the step draws, and everything else is in the
@@ -7,16 +7,14 @@ checkpoint: weights, optimiser, average, the sums of the next report, and the lo
 
 import contextlib
 import dataclasses
-import inspect
 import json
 import signal
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from types import FrameType
-from typing import TypeVar, Unpack
+from typing import TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -24,250 +22,98 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from ..config import make_config
-from ..data import Data, Images, Reading, Source, batches, read, split_off
-from ..memory import Classifier, Memory
-from ..pretrained import config_of, named_leaves
+from ..data import Images, batches
+from ..memory import Memory
+from ..pretrained import named_leaves
 from ..progress import Clock, Display
-from ._devices import NO_MESH, Placement, in_any_process, leads, to_host
+from ._devices import Placement, in_any_process, to_host
 from ._log import Line
 from ._recipe import Recipe
-from ._run import Draw, Run, alone_in
+from ._run import Run
 from ._steps import Arrays, Measure, State, first_state, make_measure, make_step, part
-from ._tasks import check_tasks, examples, loss_of, needs_labels, uses_labels
+from ._tasks import examples, loss_of
 
 Model = TypeVar("Model", bound=Memory)
+# What tells a run from every other, and its first state -> the run.
+OpenRun: TypeAlias = Callable[[dict[str, object], State], Run]
 
 
-def finetune(
+def fit(
     model: Model,
-    data: Data,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    learned: Images,
+    held_out: Images | None,
+    recipe: Recipe,
     *,
-    workdir: str | Path | None = None,
-    resume: bool = True,
-    overwrite: bool = False,
+    display: Display,
+    open_run: OpenRun | None = None,
     shard_params: bool = False,
-    skip_bad: bool = False,
-    label_column: str | None = None,
-    class_folder: int = 0,
-    log: str | None = None,
-    base_model: str | None = None,
-    draw: Draw | None = None,
-    quiet: bool = False,
+    choose: Callable[[Model], Model] = lambda trained: trained,
 ) -> Model:
-    """Returns `model` trained further on `data` by a `Recipe`: the last weights, or their average with `ema`.
+    """Returns `model` trained on the images `learned` by a recipe `for_model`.
 
-    To classify, the model gets a new head if the data have another number of classes, and the data's class names.
+    `open_run` makes the run from what tells it from every other, and its first state. The result of the run is what
+    `choose` makes of the trained model.
 
-    - `data`: a Hub id, a folder of images (one folder for each class), a `datasets.Dataset`, or arrays, as in
-      `load_images`.
-    - `workdir`: the run's folder: `model` (the result), `best` (by validation loss), `log.jsonl`, `checkpoints`. The
-      same call goes on where a run was stopped, and ends with the same weights. Of a function in the recipe only the
-      name is compared. With `resume=False`, and for another run, the folder is refused; `overwrite` empties it of its
-      run.
-    - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
-    - `skip_bad`: leave out images that cannot be read. `label_column`, `class_folder`: as in `load_images`.
-    - `log`: a tracker that gets the numbers, too: "trackio" or "tensorboard". It needs a `workdir`.
-    - `base_model`: the name of what `model` was, on the Hub or bundled, for the card.
-    - `draw`: is called after each validation with the run's folder, the log's lines, rows of example pictures, and
-      their titles. It needs a `workdir`.
-    - `quiet`: show no progress.
-
-    SIGINT (Ctrl-C) and SIGTERM end a run with a `workdir` after the present step and a checkpoint, by
-    KeyboardInterrupt; several processes end at the next report. Every process keeps all images, as bytes if they come
-    as bytes, and loads its own share of each batch.
-
-    **Raises** ValueError for arguments and data that do not fit, saying what would; FileNotFoundError for data that
-    are not there; FloatingPointError if loss or gradient are no longer finite, with the step, the last good checkpoint
-    and what to try; and OSError if there is no space for a checkpoint.
+    **Raises** as `finetune`.
     """
-    _check_recipe(recipe)
-    for name, given in {"log": log, "draw": draw}.items():
-        if given is not None and workdir is None:
-            raise ValueError(f"`{name}` is for a run that has a folder; give one as `workdir`")
-    if (model.config.low, model.config.high) != (0, 1):
-        span = f"[{model.config.low:g}, {model.config.high:g}]"
-        raise ValueError(f"training takes images in [0, 1], but this {type(model).__name__} holds patterns in {span}")
-    check_tasks(recipe.task, model)
-    recipe = recipe.for_model(model)
     placement = Placement.over_all_devices(recipe.batch_size, shard_params)
-    options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
-    source = read(data, shape=model.config.shape, **options).densely_numbered(model.config.classes)
-    if {*source.names} == {*model.config.class_names}:
-        source = source.numbered_as(model.config.class_names)
-    with Display(recipe.steps, quiet or not leads()) as display, jax.set_mesh(NO_MESH), contextlib.ExitStack() as stack:
-        for note in source.notes:
-            display.say(note)
-        model = _with_classes_of(source, jax.tree.map(_as_float32, model), recipe, display)
-        learned, held_out = _split(source.images, recipe)
-        parts = part(model, recipe)
-        measure = make_measure(loss_of(recipe.task), recipe, parts.static)
-        state = first_state(parts, recipe, measure, learned.take(np.zeros(recipe.batch_size, int)))
-        run = None
-        if workdir is not None:
-            stack.enter_context(alone_in(Path(workdir)))
-            run = Run(
-                Path(workdir),
-                _identity(model, learned, recipe),
-                state,
-                dataset=source.hub_id,
-                base_model=base_model,
-                resume=resume,
-                overwrite=overwrite,
-                log=log,
-                draw=draw,
-            )
-        state, frozen = placement.place(state), placement.place(parts.frozen)
-        order_seed = None if recipe.overfit_one_batch else recipe.seed
-        loader = batches(learned, recipe.batch_size, order_seed, placement.share(recipe.batch_size))
-        if run:
-            state = run.restore(state, loader)
-        done, every = int(state.step), recipe.every or recipe.steps
-        if done:
-            display.say(f"going on after step {done} of {recipe.steps}")
-        augmented = make_measure(loss_of(recipe.task, recipe.augment), recipe, parts.static)
-        layout = jax.tree.map(placement.of, state)
-        step = jax.jit(make_step(augmented, recipe), donate_argnums=0, out_shardings=layout)
-        measure = jax.jit(measure)
-        clock = Clock()
-        with _stop_signals(run is not None) as stopping:
-            while done < recipe.steps:
-                with clock.waiting():
-                    batch = placement.gather_batch(next(loader))
-                state = step(state, frozen, batch)
-                done += 1
-                display.step(done)
-                validating = done % every == 0 or done == recipe.steps
-                reporting = validating or done % max(1, every // 5) == 0
-                # Several processes stop after the same step: they ask one another, though not after every one.
-                stop = stopping() if jax.process_count() == 1 else reporting and in_any_process(stopping())
-                if (reporting or stop) and (failed := int(state.failed)):
-                    raise FloatingPointError(_what_to_try(failed, recipe, run))
-                if reporting:
-                    averages, state = _averages(state, placement)
-                    line = {"step": done, **averages, **clock.lap(recipe.batch_size)}
-                    if validating and held_out:
-                        line |= _validated(measure, state.result, frozen, held_out, recipe, placement)
-                    display.report(line)
-                    if line["gradient_norm"] == 0:
-                        display.say("the gradient is 0: the trained parameters learn nothing from these images")
-                    if run:
-                        run.report(line)
-                if run and validating:
-                    current = eqx.combine(to_host(state.result), to_host(frozen), parts.static)
-                    shown = (held_out or learned).take(slice(8))
-                    run.show(current, line, partial(examples, current, shown, recipe.task))
-                if run and (validating or stop):
-                    run.keep(done, state, loader)
-                if stop and done < recipe.steps:
-                    raise KeyboardInterrupt(
-                        f"stopped after step {done} of {recipe.steps}; the same call, or command, goes on from there"
-                    )
-                if reporting:
-                    clock.start()
-        arrays = to_host(state.result), to_host(frozen)
-        trained: Model = eqx.combine(*jax.tree.map(jnp.asarray, arrays), parts.static)
-        if run:
-            display.say(f"saved: {run.finish(done, trained)}")
-        return trained
-
-
-class Options(Reading, total=False):
-    """The options of `finetune`, which `train` passes on to it."""
-
-    workdir: str | Path | None
-    resume: bool
-    overwrite: bool
-    shard_params: bool
-    log: str | None
-    base_model: str | None
-    draw: Draw | None
-    quiet: bool
-
-
-def train(
-    architecture: type[Model],
-    data: Data,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
-    *,
-    config: Mapping[str, object] | None = None,
-    **options: Unpack[Options],
-) -> Model:
-    """Returns a model with first weights (random, or `prepared` for the data) after `finetune` on `data`.
-
-    `config` holds fields of the architecture's config. `shape` and, if labels are learned, `classes` are those of the
-    data unless it says otherwise. Other arguments and errors are those of `finetune`.
-    """
-    if not (isinstance(architecture, type) and issubclass(architecture, Memory)) or inspect.isabstract(architecture):
-        raise ValueError(f"`architecture` is {architecture!r:.60}; expected a class of memories, such as DenseHopfield")
-    _check_recipe(recipe)
-    if unknown := options.keys() - Options.__annotations__:
-        raise TypeError(f"unexpected arguments {sorted(unknown)}; expected some of {sorted(Options.__annotations__)}")
-    given = dict(config or {})
-    shape = given.get("shape")
-    sized = shape if isinstance(shape, list | tuple) else None
-    source = read(data, shape=sized, **_reading(**options)).densely_numbered()
-    classes = source.classes if uses_labels(recipe.task) else 0
-    fields = {"shape": source.images.images.shape[1:], "classes": classes} | given
-    make: Callable[..., Model] = architecture
-    model = make(make_config(config_of(architecture), fields, "`config`"), key=jr.key(recipe.seed))
-    learned, _ = _split(source.images, recipe)
-    images, labels = learned.take(slice(60_000))
-    labels = None if labels is None else np.asarray(labels)
-    model = model.prepared(np.asarray(images), labels, seed=recipe.seed)
-    return finetune(model, source, recipe, **options)
-
-
-def _reading(
-    skip_bad: bool = False, label_column: str | None = None, class_folder: int = 0, **others: object
-) -> Reading:
-    """The options of reading among those of a training."""
-    return Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
-
-
-def _check_recipe(recipe: object) -> None:
-    if not isinstance(recipe, Recipe):
-        raise ValueError(f"`recipe` is {recipe!r}; expected a Recipe, such as Recipe(steps=500)")
-
-
-def _as_float32(leaf: object) -> object:
-    """The leaf off the caller's devices, and no half-precision array."""
-    if not isinstance(leaf, jax.Array | np.ndarray):
-        return leaf
-    array = jnp.asarray(np.asarray(leaf))
-    half = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4
-    return array.astype(jnp.float32) if half else array
-
-
-def _with_classes_of(source: Source, model: Model, recipe: Recipe, display: Display) -> Model:
-    """The model with a head for the data's classes, and with their names, if the recipe learns labels.
-
-    **Raises** ValueError if a task needs labels and the images are not of two classes or more.
-    """
-    if needs_labels(recipe.task):
-        source.check_classes()
-        if source.classes != model.config.classes:
-            had = model.config.classes
-            if not isinstance(model, Classifier):
-                raise ValueError(
-                    f"the data have {source.classes} classes, and this {type(model).__name__} {had}; only a Classifier "
-                    "gets a new head"
+    parts = part(model, recipe)
+    measure = make_measure(loss_of(recipe.task), recipe, parts.static)
+    state = first_state(parts, recipe, measure, learned.take(np.zeros(recipe.batch_size, int)))
+    run = None if open_run is None else open_run(_identity(model, learned, recipe), state)
+    state, frozen = placement.place(state), placement.place(parts.frozen)
+    order_seed = None if recipe.overfit_one_batch else recipe.seed
+    loader = batches(learned, recipe.batch_size, order_seed, placement.share(recipe.batch_size))
+    if run:
+        state = run.restore(state, loader)
+    done, every = int(state.step), recipe.every or recipe.steps
+    if done:
+        display.say(f"going on after step {done} of {recipe.steps}")
+    augmented = make_measure(loss_of(recipe.task, recipe.augment), recipe, parts.static)
+    layout = jax.tree.map(placement.of, state)
+    step = jax.jit(make_step(augmented, recipe), donate_argnums=0, out_shardings=layout)
+    measure = jax.jit(measure)
+    clock = Clock()
+    with _stop_signals(run is not None) as stopping:
+        while done < recipe.steps:
+            with clock.waiting():
+                batch = placement.gather_batch(next(loader))
+            state = step(state, frozen, batch)
+            done += 1
+            display.step(done)
+            validating = done % every == 0 or done == recipe.steps
+            reporting = validating or done % max(1, every // 5) == 0
+            # Several processes stop after the same step: they ask one another, though not after every one.
+            stop = stopping() if jax.process_count() == 1 else reporting and in_any_process(stopping())
+            if (reporting or stop) and (failed := int(state.failed)):
+                raise FloatingPointError(_what_to_try(failed, recipe, run))
+            if reporting:
+                averages, state = _averages(state, placement)
+                line = {"step": done, **averages, **clock.lap(recipe.batch_size)}
+                if validating and held_out:
+                    line |= _validated(measure, state.result, frozen, held_out, recipe, placement)
+                display.report(line)
+                if line["gradient_norm"] == 0:
+                    display.say("the gradient is 0: the trained parameters learn nothing from these images")
+                if run:
+                    run.report(line)
+            if run and validating:
+                current = eqx.combine(to_host(state.result), to_host(frozen), parts.static)
+                shown = (held_out or learned).take(slice(8))
+                run.show(current, line, partial(examples, current, shown, recipe.task))
+            if run and (validating or stop):
+                run.keep(done, state, loader)
+            if stop and done < recipe.steps:
+                raise KeyboardInterrupt(
+                    f"stopped after step {done} of {recipe.steps}; the same call, or command, goes on from there"
                 )
-            display.say(f"the head is replaced: it was for {had} classes, the data have {source.classes}")
-            model = model.with_head(classes=source.classes, key=jr.key(recipe.seed))
-    named = source.names and source.classes == model.config.classes and source.names != model.config.class_names
-    return model.with_config(class_names=source.names) if named and uses_labels(recipe.task) else model
-
-
-def _split(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
-    """The images to learn, and those held out."""
-    if not uses_labels(recipe.task):
-        images = images._replace(labels=None)
-    if recipe.overfit_one_batch:
-        order = np.random.default_rng(recipe.seed).permutation(len(images.images))
-        return images.part(np.resize(order, recipe.batch_size)), None
-    return split_off(images, recipe.validation, recipe.seed) if recipe.validation else (images, None)
+            if reporting:
+                clock.start()
+    arrays = to_host(state.result), to_host(frozen)
+    chosen = choose(eqx.combine(*jax.tree.map(jnp.asarray, arrays), parts.static))
+    if run:
+        display.say(f"saved: {run.finish(done, chosen)}")
+    return chosen
 
 
 def _identity(model: Memory, learned: Images, recipe: Recipe) -> dict[str, object]:
