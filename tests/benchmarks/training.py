@@ -57,7 +57,7 @@ def compiled_step(devices: int, shard_params: bool):
     """The step's program over so many devices, and its first state there."""
     mesh = jax.make_mesh((devices,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     placement = Placement(mesh, shard_params)
-    made = recipe.for_model(model)
+    made = recipe.for_model(model, len(data.images))
     parts = part(model, made)
     measure = make_measure(loss_of(made.task, made.augment), made, parts.static)
     batch = data.take(slice(BATCH))

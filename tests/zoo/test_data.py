@@ -104,7 +104,7 @@ def test_a_data_set_that_the_hub_does_not_show(hub, digits):
 
 def test_the_card_of_a_run_says_what_it_is_from(hub, digits, tmp_path):
     model = DenseHopfield(DenseHopfieldConfig(shape=(4, 4, 1), memories=4, classes=3), key=jr.key(0))
-    base, recipe = "dense-hopfield-mnist", Recipe(steps=2, batch_size=4)
+    base, recipe = "dense-hopfield-mnist", Recipe(steps=2, batch_size=4, validation=0.1)
 
     def draw(path, lines, rows, titles):
         (path / "samples.png").write_bytes(b"a picture")

@@ -61,7 +61,7 @@ def pull(model, batch, *, key):
 
 
 def quick(model, data, *, workdir=None, resume=True, overwrite=False, log=None, draw=None, quiet=True, **recipe):
-    made = Recipe(**{"task": pull, "steps": 6, "batch_size": 16, "validation": 0, **recipe})
+    made = Recipe(**{"task": pull, "probe": False, "steps": 6, "batch_size": 16, "validation": 0, **recipe})
     return finetune(
         model, data, made, workdir=workdir, resume=resume, overwrite=overwrite, log=log, draw=draw, quiet=quiet
     )
@@ -130,7 +130,7 @@ def test_only_what_is_selected_is_trained_and_takes_optimiser_memory(model, digi
     assert trained("head") == trained(lambda model: model.ham.synapses["memory"].xi[1]) == {labels}
     assert trained("ham.synapses") == {memories, labels}
     for trainable, sizes in (("head", [80, 80]), ("all", 2 * [leaf.size for leaf in jax.tree.leaves(model)])):
-        recipe = Recipe(optimizer="adamw", trainable=trainable).for_model(model)
+        recipe = Recipe(optimizer="adamw", trainable=trainable).for_model(model, 300)
         state = recipe.transformation().init(part(model, recipe).weights)
         assert sorted(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == sorted(n for n in sizes if n > 1)
 
@@ -148,14 +148,15 @@ def test_an_augmentation_may_be_for_one_task(model, digits):
 
 def test_the_head_is_made_for_the_datas_classes_and_the_user_is_told(model, digits, capsys):
     three = Images(digits.images[:60], digits.labels[:60] % 3)
-    smaller = finetune(model, three, Recipe(steps=2, batch_size=8, validation=0))
+    smaller = finetune(model, three, Recipe(probe=False, steps=2, batch_size=8, validation=0))
     assert smaller.config.classes == 3
     assert smaller.classify(digits.images[0]).shape == (3,)
     assert "the head is replaced: it was for 10 classes, the data have 3" in capsys.readouterr().out
-    sparse = finetune(model, three._replace(labels=100 * three.labels + 100), Recipe(steps=1), quiet=True)
+    one = Recipe(probe=False, steps=1)
+    sparse = finetune(model, three._replace(labels=100 * three.labels + 100), one, quiet=True)
     assert sparse.config.class_names == ("100", "200", "300")
     unlabelled = dataclasses.replace(CONFIG, classes=0)
-    first = finetune(DenseHopfield(unlabelled, key=jr.key(0)), three, Recipe(steps=1), quiet=True)
+    first = finetune(DenseHopfield(unlabelled, key=jr.key(0)), three, one, quiet=True)
     assert first.config.classes == 3
 
 
@@ -464,14 +465,17 @@ def test_a_recipe_takes_what_a_user_has_in_hand(model):
 
 
 def test_what_a_recipe_leaves_open_is_filled_in_by_the_model_and_the_steps(model):
-    made = Recipe(steps=50).for_model(model)
+    made = Recipe(steps=50).for_model(model, 300)
     assert (made.optimizer, made.learning_rate, made.warmup, made.every) == ("muon", 1.0, 5, 5)
-    assert Recipe(optimizer="sgd").for_model(model).learning_rate == 0.1
-    assert Recipe(learning_rate=0.3).for_model(model).optimizer == "muon"
-    assert Recipe(steps=9000).for_model(model).warmup == 300
-    one = Recipe(overfit_one_batch=True, augment=["flip"]).for_model(model)
+    assert (made.augment, made.validation) == ((), 0.1)
+    assert Recipe().for_model(model, 300).steps == 500
+    assert [Recipe(probe=True).for_model(model, count).steps for count in (9, 200, 10**6)] == [50, 113, 3000]
+    assert Recipe(optimizer="sgd").for_model(model, 300).learning_rate == 0.1
+    assert Recipe(learning_rate=0.3).for_model(model, 300).optimizer == "muon"
+    assert Recipe(steps=9000).for_model(model, 300).warmup == 300
+    one = Recipe(overfit_one_batch=True, augment=["flip"]).for_model(model, 300)
     assert (one.augment, one.validation) == ((), 0)
-    assert made.for_model(model) == made
+    assert made.for_model(model, 300) == made
 
 
 def test_class_names_are_those_of_the_data_or_stay(model, digits, tmp_path):

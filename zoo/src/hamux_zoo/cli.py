@@ -393,7 +393,13 @@ class _Training:
             show_default="classify",
         ),
     ] = None
-    steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 500
+    probe: Annotated[
+        bool | None,
+        typer.Option(help="Begin with the classifier of `hamux-zoo probe`.", show_default="to classify alone"),
+    ] = None
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of the optimiser.", show_default="500; from a probe by the data")
+    ] = None
     batch_size: Annotated[int, typer.Option(help="Images in a step, on all devices together.")] = 64
     optimizer: Annotated[str | None, typer.Option(help="adamw, muon or sgd.", show_default="the model's")] = None
     learning_rate: Annotated[float | None, typer.Option(help="The highest.", show_default="the model's")] = None
@@ -408,7 +414,10 @@ class _Training:
         list[str] | None,
         typer.Option(help="crop, flip, colour, warp or noise; several, in order; TASK:NAME for one task."),
     ] = None
-    validation: Annotated[float, typer.Option(help="The share of the images that is held out.")] = 0.1
+    validation: Annotated[
+        float | None,
+        typer.Option(help="The share of the images that is held out.", show_default="0.1; from a probe by the data"),
+    ] = None
     every: Annotated[
         int | None, typer.Option(help="Steps between validations and checkpoints.", show_default="a tenth")
     ] = None
@@ -429,7 +438,7 @@ class _Training:
         """Joins the other processes, if there are any, and returns the arguments of `finetune` and `train`."""
         from .training import Recipe, join_processes
 
-        given = dataclasses.asdict(self) | {"task": _tasks(self.task), "augment": self.augment or ()}
+        given = dataclasses.asdict(self) | {"task": _tasks(self.task), "augment": self.augment or None}
         distributed, *by_hand = (given.pop(n) for n in ("distributed", "coordinator", "num_processes", "process_id"))
         if by_hand != [None] * 3 and None in by_hand:
             raise ValueError("give `coordinator`, `num_processes` and `process_id` together")

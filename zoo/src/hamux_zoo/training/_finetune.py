@@ -1,6 +1,7 @@
 """Training and fine-tuning: what a user calls."""
 
 import contextlib
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,20 +15,22 @@ import numpy as np
 
 from ..config import make_config
 from ..data import Data, Images, Reading, Source, read, split_off
-from ..memory import Classifier, Memory
+from ..memory import Classifier, Featured, Memory
+from ..models.probed import Probed
 from ..pretrained import config_of
 from ..progress import Display
 from ._devices import NO_MESH, leads
-from ._loop import fit
+from ._loop import Trainer, one_batch
 from ._recipe import Recipe
 from ._run import Draw, Run, alone_in
 from ._tasks import check_tasks, needs_labels, uses_labels
+from ._tune import tune
 
 Model = TypeVar("Model", bound=Memory)
 
 
 def finetune(
-    model: Model,
+    model: Memory,
     data: Data,
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     *,
@@ -42,10 +45,13 @@ def finetune(
     base_model: str | None = None,
     draw: Draw | None = None,
     quiet: bool = False,
-) -> Model:
+) -> Memory:
     """Returns `model` trained further on `data` by a `Recipe`: the last weights, or their average with `ema`.
 
-    To classify, the model gets a new head if the data have another number of classes, and the data's class names.
+    To classify alone, a memory with features begins with the classifier of `probe`, and a `Probed` is trained. It is
+    compared to the probe on images that neither has seen, and the better one is returned; what was chosen, and both
+    errors, are said. With other tasks beside it the memory's own classes are trained; it gets a new head if the data
+    have another number of classes, and the data's class names.
 
     - `data`: a Hub id, a folder of images (one folder for each class), a `datasets.Dataset`, or arrays, as in
       `load_images`.
@@ -77,17 +83,24 @@ def finetune(
         span = f"[{model.config.low:g}, {model.config.high:g}]"
         raise ValueError(f"training takes images in [0, 1], but this {type(model).__name__} holds patterns in {span}")
     check_tasks(recipe.task, model)
-    recipe = recipe.for_model(model)
     options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
     source = read(data, shape=model.config.shape, **options).densely_numbered(model.config.classes)
     if {*source.names} == {*model.config.class_names}:
         source = source.numbered_as(model.config.class_names)
-    with Display(recipe.steps, quiet or not leads()) as display, jax.set_mesh(NO_MESH), contextlib.ExitStack() as stack:
+    featured = model.memory if isinstance(model, Probed) else model
+    if recipe.probe is None and recipe.task == "classify" and isinstance(featured, Featured):
+        recipe = dataclasses.replace(recipe, probe=True)
+    recipe = recipe.for_model(model, len(source.images.images))
+    with (
+        Display(recipe.steps or 0, quiet or not leads()) as display,
+        jax.set_mesh(NO_MESH),
+        contextlib.ExitStack() as stack,
+    ):
         for note in source.notes:
             display.say(note)
         open_run = None
         if workdir is not None:
-            stack.enter_context(alone_in(Path(workdir)))
+            stack.enter_context(alone_in(Path(workdir), overwrite))
             open_run = partial(
                 Run,
                 Path(workdir),
@@ -98,9 +111,17 @@ def finetune(
                 log=log,
                 draw=draw,
             )
+        if recipe.probe:
+            if not isinstance(featured, Featured):
+                raise ValueError(f"`probe` is True, but {type(model).__name__} has no features to begin with")
+            memory = jax.tree.map(_as_float32, featured)
+            if not source.names and source.classes == model.config.classes:
+                source = source._replace(names=model.config.class_names)
+            return tune(memory, source, recipe, display=display, open_run=open_run, shard_params=shard_params)
         model = _with_classes_of(source, jax.tree.map(_as_float32, model), recipe, display)
         learned, held_out = _split(source.images, recipe)
-        return fit(model, learned, held_out, recipe, display=display, open_run=open_run, shard_params=shard_params)
+        trainer = Trainer[Memory](recipe, shard_params=shard_params)
+        return trainer.fit(model, learned, held_out, display=display, open_run=open_run)
 
 
 class Options(Reading, total=False):
@@ -132,6 +153,8 @@ def train(
     if not (isinstance(architecture, type) and issubclass(architecture, Memory)) or inspect.isabstract(architecture):
         raise ValueError(f"`architecture` is {architecture!r:.60}; expected a class of memories, such as DenseHopfield")
     _check_recipe(recipe)
+    if recipe.probe:
+        raise ValueError("`probe` is True, but `train` begins with a memory that has learned nothing; use `finetune`")
     if unknown := options.keys() - Options.__annotations__:
         raise TypeError(f"unexpected arguments {sorted(unknown)}; expected some of {sorted(Options.__annotations__)}")
     given = dict(config or {})
@@ -142,11 +165,14 @@ def train(
     fields = {"shape": source.images.images.shape[1:], "classes": classes} | given
     make: Callable[..., Model] = architecture
     model = make(make_config(config_of(architecture), fields, "`config`"), key=jr.key(recipe.seed))
+    recipe = dataclasses.replace(recipe, probe=False).for_model(model, len(source.images.images))
     learned, _ = _split(source.images, recipe)
     images, labels = learned.take(slice(60_000))
     labels = None if labels is None else np.asarray(labels)
     model = model.prepared(np.asarray(images), labels, seed=recipe.seed)
-    return finetune(model, source, recipe, **options)
+    trained = finetune(model, source, recipe, **options)
+    assert isinstance(trained, architecture)
+    return trained
 
 
 def _reading(
@@ -195,6 +221,5 @@ def _split(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:
     if not uses_labels(recipe.task):
         images = images._replace(labels=None)
     if recipe.overfit_one_batch:
-        order = np.random.default_rng(recipe.seed).permutation(len(images.images))
-        return images.part(np.resize(order, recipe.batch_size)), None
+        return one_batch(images, recipe), None
     return split_off(images, recipe.validation, recipe.seed) if recipe.validation else (images, None)

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
-from typing import TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -30,7 +30,7 @@ from ._devices import Placement, in_any_process, to_host
 from ._log import Line
 from ._recipe import Recipe
 from ._run import Run
-from ._steps import Arrays, Measure, State, first_state, make_measure, make_step, part
+from ._steps import Arrays, Measure, State, Step, first_state, make_measure, make_step, part
 from ._tasks import examples, loss_of
 
 Model = TypeVar("Model", bound=Memory)
@@ -38,82 +38,98 @@ Model = TypeVar("Model", bound=Memory)
 OpenRun: TypeAlias = Callable[[dict[str, object], State], Run]
 
 
-def fit(
-    model: Model,
-    learned: Images,
-    held_out: Images | None,
-    recipe: Recipe,
-    *,
-    display: Display,
-    open_run: OpenRun | None = None,
-    shard_params: bool = False,
-    choose: Callable[[Model], Model] = lambda trained: trained,
-) -> Model:
-    """Returns `model` trained on the images `learned` by a recipe `for_model`.
+class Trainer(Generic[Model]):
+    """Trains models of one kind by a recipe `for_model`. The first one compiles the step for all."""
 
-    `open_run` makes the run from what tells it from every other, and its first state. The result of the run is what
-    `choose` makes of the trained model.
+    def __init__(self, recipe: Recipe, *, shard_params: bool = False) -> None:
+        """**Raises** ValueError if the devices cannot have equal shares of a batch."""
+        self.recipe = recipe
+        self._placement = Placement.over_all_devices(recipe.batch_size, shard_params)
+        self._programs: tuple[Step, Measure] | None = None
 
-    **Raises** as `finetune`.
-    """
-    placement = Placement.over_all_devices(recipe.batch_size, shard_params)
-    parts = part(model, recipe)
-    measure = make_measure(loss_of(recipe.task), recipe, parts.static)
-    state = first_state(parts, recipe, measure, learned.take(np.zeros(recipe.batch_size, int)))
-    run = None if open_run is None else open_run(_identity(model, learned, recipe), state)
-    state, frozen = placement.place(state), placement.place(parts.frozen)
-    order_seed = None if recipe.overfit_one_batch else recipe.seed
-    loader = batches(learned, recipe.batch_size, order_seed, placement.share(recipe.batch_size))
-    if run:
-        state = run.restore(state, loader)
-    done, every = int(state.step), recipe.every or recipe.steps
-    if done:
-        display.say(f"going on after step {done} of {recipe.steps}")
-    augmented = make_measure(loss_of(recipe.task, recipe.augment), recipe, parts.static)
-    layout = jax.tree.map(placement.of, state)
-    step = jax.jit(make_step(augmented, recipe), donate_argnums=0, out_shardings=layout)
-    measure = jax.jit(measure)
-    clock = Clock()
-    with _stop_signals(run is not None) as stopping:
-        while done < recipe.steps:
-            with clock.waiting():
-                batch = placement.gather_batch(next(loader))
-            state = step(state, frozen, batch)
-            done += 1
-            display.step(done)
-            validating = done % every == 0 or done == recipe.steps
-            reporting = validating or done % max(1, every // 5) == 0
-            # Several processes stop after the same step: they ask one another, though not after every one.
-            stop = stopping() if jax.process_count() == 1 else reporting and in_any_process(stopping())
-            if (reporting or stop) and (failed := int(state.failed)):
-                raise FloatingPointError(_what_to_try(failed, recipe, run))
-            if reporting:
-                averages, state = _averages(state, placement)
-                line = {"step": done, **averages, **clock.lap(recipe.batch_size)}
-                if validating and held_out:
-                    line |= _validated(measure, state.result, frozen, held_out, recipe, placement)
-                display.report(line)
-                if line["gradient_norm"] == 0:
-                    display.say("the gradient is 0: the trained parameters learn nothing from these images")
-                if run:
-                    run.report(line)
-            if run and validating:
-                current = eqx.combine(to_host(state.result), to_host(frozen), parts.static)
-                shown = (held_out or learned).take(slice(8))
-                run.show(current, line, partial(examples, current, shown, recipe.task))
-            if run and (validating or stop):
-                run.keep(done, state, loader)
-            if stop and done < recipe.steps:
-                raise KeyboardInterrupt(
-                    f"stopped after step {done} of {recipe.steps}; the same call, or command, goes on from there"
-                )
-            if reporting:
-                clock.start()
-    arrays = to_host(state.result), to_host(frozen)
-    chosen = choose(eqx.combine(*jax.tree.map(jnp.asarray, arrays), parts.static))
-    if run:
-        display.say(f"saved: {run.finish(done, chosen)}")
-    return chosen
+    def fit(
+        self,
+        model: Model,
+        learned: Images,
+        held_out: Images | None,
+        *,
+        display: Display,
+        open_run: OpenRun | None = None,
+        choose: Callable[[Model], Model] = lambda trained: trained,
+    ) -> Model:
+        """Returns `model` trained on the images `learned`, or what `choose` makes of it.
+
+        `open_run` makes the run's folder from what tells it from every other, and its first state. **Raises** as
+        `finetune`.
+        """
+        recipe, placement = self.recipe, self._placement
+        parts = part(model, recipe)
+        plain = make_measure(loss_of(recipe.task), recipe, parts.static)
+        state = first_state(parts, recipe, plain, learned.take(np.zeros(recipe.batch_size, int)))
+        run = None if open_run is None else open_run(_identity(model, learned, recipe), state)
+        state, frozen = placement.place(state), placement.place(parts.frozen)
+        order_seed = None if recipe.overfit_one_batch else recipe.seed
+        loader = batches(learned, recipe.batch_size, order_seed, placement.share(recipe.batch_size))
+        if run:
+            state = run.restore(state, loader)
+        done, steps, every = int(state.step), recipe.steps, recipe.every
+        assert steps
+        assert every
+        if done:
+            display.say(f"going on after step {done} of {steps}")
+        if self._programs is None:
+            augmented = make_measure(loss_of(recipe.task, recipe.augment or ()), recipe, parts.static)
+            layout = jax.tree.map(placement.of, state)
+            program = jax.jit(make_step(augmented, recipe), donate_argnums=0, out_shardings=layout)
+            self._programs = program, jax.jit(plain)
+        step, measure = self._programs
+        clock = Clock()
+        with _stop_signals(run is not None) as stopping:
+            while done < steps:
+                with clock.waiting():
+                    batch = placement.gather_batch(next(loader))
+                state = step(state, frozen, batch)
+                done += 1
+                display.step(done)
+                validating = done % every == 0 or done == steps
+                reporting = validating or done % max(1, every // 5) == 0
+                # Several processes stop after the same step: they ask one another, though not after every one.
+                stop = stopping() if jax.process_count() == 1 else reporting and in_any_process(stopping())
+                if (reporting or stop) and (failed := int(state.failed)):
+                    raise FloatingPointError(_what_to_try(failed, recipe, run))
+                if reporting:
+                    averages, state = _averages(state, placement)
+                    line = {"step": done, **averages, **clock.lap(recipe.batch_size)}
+                    if validating and held_out:
+                        line |= _validated(measure, state.result, frozen, held_out, recipe, placement)
+                    display.report(line)
+                    if line["gradient_norm"] == 0:
+                        display.say("the gradient is 0: the trained parameters learn nothing from these images")
+                    if run:
+                        run.report(line)
+                if run and validating:
+                    current = eqx.combine(to_host(state.result), to_host(frozen), parts.static)
+                    shown = (held_out or learned).take(slice(8))
+                    run.show(current, line, partial(examples, current, shown, recipe.task))
+                if run and (validating or stop):
+                    run.keep(done, state, loader)
+                if stop and done < steps:
+                    raise KeyboardInterrupt(
+                        f"stopped after step {done} of {steps}; the same call, or command, goes on from there"
+                    )
+                if reporting:
+                    clock.start()
+        arrays = to_host(state.result), to_host(frozen)
+        chosen = choose(eqx.combine(*jax.tree.map(jnp.asarray, arrays), parts.static))
+        if run:
+            display.say(f"saved: {run.finish(done, chosen)}")
+        return chosen
+
+
+def one_batch(images: Images, recipe: Recipe) -> Images:
+    """Returns the batch of `overfit_one_batch`."""
+    order = np.random.default_rng(recipe.seed).permutation(len(images.images))
+    return images.part(np.resize(order, recipe.batch_size))
 
 
 def _identity(model: Memory, learned: Images, recipe: Recipe) -> dict[str, object]:

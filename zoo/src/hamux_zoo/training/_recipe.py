@@ -27,7 +27,10 @@ class Recipe:
       weights, such as `{"classify": 1, "reconstruct": 10}`; or a loss function
       `(model, batch, *, key) -> (loss, metrics)`, which gets `batch.images` and `batch.labels` and returns averages
       over the batch: a scalar, and scalars by name.
-    - `steps`: the number of steps of the optimiser. `batch_size`: the number of images in each.
+    - `probe`: whether to begin with the classifier of `probe`, so that a `Probed` is trained (Kumar et al., 2022). None
+      begins so if the task is "classify" and the memory has features. `train` never does.
+    - `steps`: the number of steps of the optimiser. None takes 500 or, from a probe, 8 √n for n images, from 50 to
+      3,000. `batch_size`: the number of images in each.
     - `optimizer`: "adamw", "muon", "sgd", or one of optax, which brings its own learning rate and weight decay. None
       takes what suits the architecture, with its `learning_rate`.
     - `learning_rate`: the highest, which is reached after `warmup` steps and falls to 0 along a cosine. None takes what
@@ -44,8 +47,10 @@ class Recipe:
       of the model (`lambda model: model.ham.synapses`). Other parameters are frozen and take no optimiser memory. With
       "all", so are those of `model.fitted()`.
     - `augment`: names of "crop", "flip", "colour", "warp", "noise", which change every image at random, in the order
-      given; "classify:warp" is for one task alone.
-    - `validation`: the share of the images that is held out, and on which loss and metrics are measured.
+      given; "classify:warp" is for one task alone. None takes none or, from a probe, those of "warp", "crop", "flip"
+      after which the probe knows images left out of it as well as before.
+    - `validation`: the share of the images that is held out, and on which loss and metrics are measured. None takes a
+      tenth or, from a probe on up to 2,000 images, three-fold cross-validation.
     - `every`: the number of steps between validations, at which a checkpoint is written, too. None takes a tenth of all
       steps.
     - `seed`: draws the order of the images, what is held out, augmentation, damage, a new head, and `train`'s weights.
@@ -56,7 +61,8 @@ class Recipe:
     """
 
     task: Task = "classify"
-    steps: int = 500
+    probe: bool | None = None
+    steps: int | None = None
     batch_size: int = 64
     optimizer: str | optax.GradientTransformation | None = None
     learning_rate: float | None = None
@@ -67,21 +73,22 @@ class Recipe:
     ema: float | None = None
     precision: Literal["float32", "bf16"] = "float32"
     trainable: str | Selector = "all"
-    augment: Sequence[str] = ()
-    validation: float = 0.1
+    augment: Sequence[str] | None = None
+    validation: float | None = None
     every: int | None = None
     seed: int = 0
     overfit_one_batch: bool = False
 
     def __post_init__(self) -> None:
         for name, least in {"steps": 1, "batch_size": 1, "warmup": 0, "accumulate": 1, "every": 1, "seed": 0}.items():
-            if getattr(self, name) is not None or name not in ("warmup", "every"):
+            if getattr(self, name) is not None or name not in ("steps", "warmup", "every"):
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
         for name, high in {"learning_rate": math.inf, "clip": math.inf, "ema": 1}.items():
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _number(name, getattr(self, name), high, above=True))
         for name, high in {"validation": 1, "weight_decay": math.inf}.items():
-            object.__setattr__(self, name, _number(name, getattr(self, name), high))
+            if name != "validation" or self.validation is not None:
+                object.__setattr__(self, name, _number(name, getattr(self, name), high))
         if self.seed >= 2**32:
             raise ValueError(f"`seed` is {self.seed}; expected a whole number below 2**32")
         if self.batch_size % self.accumulate:
@@ -92,13 +99,16 @@ class Recipe:
         if not callable(self.task):
             object.__setattr__(self, "task", self.task if isinstance(self.task, str) else tasks)
         known = [*AUGMENTATIONS, *(f"{task}:{name}" for task in tasks for name in AUGMENTATIONS)]
-        names = tuple([self.augment] if isinstance(self.augment, str) else self.augment)
-        object.__setattr__(self, "augment", names)
+        names = tuple([self.augment] if isinstance(self.augment, str) else self.augment or ())
+        if self.augment is not None:
+            object.__setattr__(self, "augment", names)
         if unknown := [name for name in names if name not in known]:
             raise ValueError(
                 f"`augment` has unknown names {unknown}; expected some of {sorted(AUGMENTATIONS)}, or TASK:NAME with "
                 f"a task of {sorted(tasks)}"
             )
+        if self.probe and self.task != "classify":
+            raise ValueError(f'`probe` is for the task "classify", but `task` is {self.task!r:.60}')
         if self.precision not in ("float32", "bf16"):
             raise ValueError(f"`precision` is {self.precision!r}; expected float32 or bf16")
         if self.optimizer not in OPTIMIZERS and not isinstance(self.optimizer, optax.GradientTransformation | None):
@@ -111,22 +121,33 @@ class Recipe:
                 f"`{given[0]}` is {getattr(self, given[0])}, but optax's `optimizer` brings its own; leave one out"
             )
 
-    def for_model(self, model: Memory) -> "Recipe":
-        """Returns the recipe with what None and `overfit_one_batch` stand for filled in."""
-        optimizer, rate = self.optimizer, self.learning_rate
+    def for_model(self, model: Memory, count: int) -> "Recipe":
+        """Returns the recipe for `count` images, with what None and `overfit_one_batch` stand for filled in.
+
+        With `probe`, `augment` and `validation` may still be None.
+        """
+        optimizer, rate, steps = self.optimizer, self.learning_rate, self.steps
         if optimizer is None:
             optimizer, suiting = model.optimizer
             rate = suiting if rate is None else rate
         elif isinstance(optimizer, str) and rate is None:
             rate = OPTIMIZERS[optimizer][1]
-        return dataclasses.replace(
+        if steps is None:
+            steps = int(np.clip(8 * math.sqrt(count), 50, 3000)) if self.probe else 500
+        filled = dataclasses.replace(
             self,
+            steps=steps,
             optimizer=optimizer,
             learning_rate=rate,
-            warmup=min(300, self.steps // 10) if self.warmup is None else self.warmup,
-            every=max(1, self.steps // 10) if self.every is None else self.every,
-            augment=() if self.overfit_one_batch else self.augment,
-            validation=0.0 if self.overfit_one_batch else self.validation,
+            warmup=min(300, steps // 10) if self.warmup is None else self.warmup,
+            every=max(1, steps // 10) if self.every is None else self.every,
+        )
+        if self.overfit_one_batch:
+            return dataclasses.replace(filled, augment=(), validation=0.0)
+        if self.probe:
+            return filled
+        return dataclasses.replace(
+            filled, augment=self.augment or (), validation=0.1 if self.validation is None else self.validation
         )
 
     def settings(self) -> dict[str, object]:
@@ -140,6 +161,7 @@ class Recipe:
         optimizer = self.optimizer
         if isinstance(optimizer, str):
             assert self.warmup is not None
+            assert self.steps is not None
             schedule = optax.warmup_cosine_decay_schedule(
                 0.0, self.learning_rate, self.warmup, max(self.steps, self.warmup + 1)
             )

@@ -16,7 +16,7 @@ from ..data import JUNK, Loader
 from ..files import CONFIG
 from ..memory import Memory
 from ._checkpoints import Checkpoints
-from ._devices import lead, leads
+from ._devices import lead
 from ._log import Line, Log, tracker
 from ._steps import State
 
@@ -51,26 +51,39 @@ Draw = Callable[[Path, list[Line], dict[str, np.ndarray], list[str]], None]
 
 
 @contextlib.contextmanager
-def alone_in(path: Path) -> Iterator[None]:
+def alone_in(path: Path, overwrite: bool) -> Iterator[None]:
     """Makes the folder of a run, and keeps other processes from training in it. The lock of a process ends with it.
 
-    **Raises** ValueError if another one trains there.
+    **Raises** ValueError if another one trains there, and if the folder holds what no run has written.
     """
-    if not leads():
-        yield
-        return
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; a run takes a folder")
-    path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path / _LOCK)
+
+    def claim() -> None:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; a run takes a folder")
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ValueError(f"another process trains in {path}; wait for it, or take another folder") from None
+        _check_holds_a_run_or_nothing(path, overwrite)
+
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise ValueError(f"another process trains in {path}; wait for it, or take another folder") from None
-    try:
+        lead(claim)
         yield
     finally:
         lock.release()
+
+
+def _check_holds_a_run_or_nothing(path: Path, overwrite: bool) -> None:
+    if (path / "run.json").exists():
+        return
+    made = [path / name for name in _MADE if (path / name).exists()]
+    if overwrite and made:
+        raise ValueError(f"{made[0]} is there, which no run has written; take another folder")
+    others = [each for each in path.iterdir() if each.suffix != ".aside" and each.name not in {*JUNK, _LOCK}]
+    if others and not overwrite:
+        raise ValueError(f"{path} is not empty and holds no run; {_WAY_OUT}")
 
 
 class Run:
@@ -178,11 +191,8 @@ class Run:
 
     def _claim(self, resume: bool, overwrite: bool, needed: int) -> None:
         own = self.path / "run.json"
-        made = [self.path / name for name in _MADE if (self.path / name).exists()]
-        if overwrite and made and not own.exists():
-            raise ValueError(f"{made[0]} is there, which no run has written; take another folder")
         if overwrite:
-            for path in made:
+            for path in (self.path / name for name in _MADE if (self.path / name).exists()):
                 _clear(path)
         if own.exists():
             found = json.loads(own.read_text(encoding="utf-8"))
@@ -196,10 +206,6 @@ class Run:
             if keys or not resume:
                 raise ValueError(f"{self.path} holds {f'another run ({differing})' if keys else 'a run'}; {_WAY_OUT}")
             return
-        if not overwrite and any(
-            path.suffix != ".aside" and path.name not in {*JUNK, _LOCK} for path in self.path.iterdir()
-        ):
-            raise ValueError(f"{self.path} is not empty and holds no run; {_WAY_OUT}")
         if (free := shutil.disk_usage(self.path).free) < needed:
             room = f"checkpoints take {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free; {_GO_ON}"
             raise OSError(errno.ENOSPC, room, str(self.path))

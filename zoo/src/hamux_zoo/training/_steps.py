@@ -152,9 +152,9 @@ def make_step(measure: Measure, recipe: Recipe) -> Step:
     def step(state: State, frozen: Arrays, batch: Images) -> State:
         draws = 0 if recipe.overfit_one_batch else state.step
         gradient, metrics = gradient_of(state.weights, frozen, batch, jr.fold_in(jr.key(recipe.seed), draws))
-        norm = optax.tree.norm(gradient).astype(jnp.float32)
-        metrics |= {"gradient_norm": norm, "count": jnp.ones((), jnp.float32)}
         with jax.numpy_dtype_promotion("standard"):
+            norm = optax.tree.norm(gradient).astype(jnp.float32)
+            metrics |= {"gradient_norm": norm, "count": jnp.ones((), jnp.float32)}
             updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.weights)
             weights = optax.apply_updates(state.weights, updates)
             average = state.average
