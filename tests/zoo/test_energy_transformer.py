@@ -235,10 +235,23 @@ def test_steps_tokens_and_attention(model, image, mask):
     assert path.x.shape == (5, *SMALL.shape)
     np.testing.assert_allclose(path.x[-1][~known], shown(model, image, mask)[~known], rtol=1e-12)
     assert model.tokens(image).shape == (5, 7, 10)
-    np.testing.assert_allclose(model.features(image), model.tokens(image)[-1][1:].mean(axis=0), rtol=1e-9)
     attention = model.attention(image, known)
     assert attention.shape == (5, 2, 7, 7)
     np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("height", "rows"), [(8, [[0], [1]]), (20, [[0, 1], [2, 3], [4]])])
+def test_features_are_moments_of_the_tokens_at_all_steps_and_means_of_places_at_three(model, height, rows):
+    model = model.with_size(height, 12)
+    image = jr.uniform(jr.key(3), model.config.shape)
+    tokens = np.asarray(model.tokens(image))[:, 1:]
+    grid = tokens.reshape(5, -1, 3, 10)
+    expected = [tokens.mean(axis=1), tokens.std(axis=1)]
+    expected += [grid[[0, 2, 4]][:, row][:, :, [column]].mean(axis=(1, 2)) for row in rows for column in range(3)]
+    features = model.features(image)
+    np.testing.assert_allclose(features, np.concatenate([part.ravel() for part in expected]), rtol=1e-6, atol=1e-9)
+    even = jax.grad(lambda x: jnp.sum(model.features(x)))(jnp.full(image.shape, 0.5))
+    assert np.isfinite(even).all()
 
 
 def test_memories_are_decoded_to_patches(model):

@@ -202,9 +202,14 @@ class EnergyTransformer(Classifier, Featured, Attributed):
         assert path is not None
         return jax.vmap(lambda xs: _activations(self, xs))(path.xs)
 
-    def features(self, x: ArrayLike) -> Float[Array, " dim"]:
-        """Returns the mean of the patches' tokens at the last step. **Raises** as `recall`."""
-        return jnp.mean(self._end(x, None)[1:], axis=0)
+    def features(self, x: ArrayLike) -> Float[Array, " features"]:
+        """Returns what the patches' tokens are like on the way.
+
+        That is their mean and standard deviation over the image at the start and after each step; and their mean over
+        each ninth of the image (each cell of a grid of 3 × 3) at the start, half-way, and at the end. For other
+        features take `tokens`. **Raises** as `recall`.
+        """
+        return _summary(self, self.tokens(x)[:, 1:])
 
     def attention(
         self, x: ArrayLike | None, known: ArrayLike | None = None
@@ -335,6 +340,16 @@ class EnergyTransformer(Classifier, Featured, Attributed):
 @compiled
 def _activations(model: EnergyTransformer, xs: States) -> Tokens:
     return model.ham.activations(xs)["tokens"]
+
+
+@compiled
+def _summary(model: EnergyTransformer, tokens: Float[Array, "steps_plus_1 patches dim"]) -> Float[Array, " features"]:
+    deviation = jnp.sqrt(jnp.var(tokens, axis=1) + 1e-12)  # has a gradient at 0, too
+    last, grid = len(tokens) - 1, model.config.grid
+    placed = tokens[jnp.array([0, last // 2, last])].reshape(3, *grid, -1)
+    rows, columns = (np.array_split(np.arange(side), min(side, 3)) for side in grid)
+    ninths = [jnp.mean(placed[:, row][:, :, column], axis=(1, 2)) for row in rows for column in columns]
+    return jnp.concatenate([part.ravel() for part in (jnp.mean(tokens, axis=1), deviation, *ninths)])
 
 
 @compiled
