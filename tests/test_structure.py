@@ -51,7 +51,7 @@ DATA = ["data._changes", "data._folders", "data._images", "data._tables", "data"
 TRAINING = [
     f"training.{name}" for name in ("_devices", "_checkpoints", "_log", "_tasks", "_recipe", "_steps", "_run", "_probe")
 ]
-TRAINING += ["training._loop", "training._tune", "training._finetune", "training"]
+TRAINING += ["training._calibrate", "training._loop", "training._tune", "training._finetune", "training"]
 MEASURE = ["measure._baselines", "measure._evaluation", "measure"]
 SHOW = [*[f"show.{name}" for name in ("_pictures", "plots", "_demo", "app")], "show"]
 MODELS = ["models._registry", "models", *ARCHITECTURES]

@@ -24,4 +24,11 @@ from .models.energy_transformer import (
     EnergyTransformerConfig as EnergyTransformerConfig,
 )
 from .models.probed import Probed as Probed, ProbedConfig as ProbedConfig
-from .training import Probe as Probe, Recipe as Recipe, finetune as finetune, probe as probe, train as train
+from .training import (
+    Probe as Probe,
+    Recipe as Recipe,
+    calibrate as calibrate,
+    finetune as finetune,
+    probe as probe,
+    train as train,
+)

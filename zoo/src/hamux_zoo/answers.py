@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from .data import files_below, picture_endings, salt_and_pepper, stream_images
-from .memory import Classifier, Featured, Memory, Recalled
+from .memory import Classifier, Featured, Memory, Recalled, strangenesses
 from .pixels import AnyPicture, all_but_a_quarter, check_known, from_picture, patchwork, upper_half
 
 Image = Float[np.ndarray, "height width channels"]
@@ -43,12 +43,16 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classified(Answer):
-    """The class of a picture: its number, its `name`, and its share of the softmax of all `scores`."""
+    """The class of a picture: its number, its `name`, and its share of the softmax of all `scores`.
+
+    `unfamiliar`: whether the picture is unlike what the memory learned, or None if the memory cannot tell.
+    """
 
     label: int
     name: str
     probability: float
     scores: Float[np.ndarray, " classes"]
+    unfamiliar: bool | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,8 @@ class Completed(Answer):
     - `given`: the picture from which the recall began; `known`: the pixels that it held, or None.
     - `recalled`: the picture at the end, after so many `steps`, with that `energy`. `converged`: whether it is a fixed
       point, or None after a fixed number of steps.
+    - `unfamiliar`: whether the picture, if parts were hidden the completed one, is unlike what the memory learned, or
+      None if the memory cannot tell.
     """
 
     given: Image
@@ -66,6 +72,7 @@ class Completed(Answer):
     steps: int
     energy: float
     converged: bool | None
+    unfamiliar: bool | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,7 +262,8 @@ def _read_ahead(
 def _classified(model: Memory, read: list[Answer], images: Float[np.ndarray, "count ..."]) -> Iterator[Classified]:
     assert isinstance(model, Classifier)
     names = model.config.class_names or [str(label) for label in range(model.config.classes)]
-    for answer, scores in zip(read, np.asarray(_scores(model, jnp.asarray(images)), np.float64), strict=False):
+    pairs = zip(np.asarray(_scores(model, jnp.asarray(images)), np.float64), _unfamiliar(model, images), strict=True)
+    for answer, (scores, unfamiliar) in zip(read, pairs, strict=False):
         shares = np.exp(scores - scores.max())
         label = int(np.argmax(scores))
         probability = float(shares[label] / shares.sum())
@@ -267,6 +275,7 @@ def _classified(model: Memory, read: list[Answer], images: Float[np.ndarray, "co
             name=names[label],
             probability=probability,
             scores=scores,
+            unfamiliar=unfamiliar,
         )
 
 
@@ -285,6 +294,7 @@ def _completed(
         keys = jr.split(jr.key(0), done + len(images))[done:]
         given = np.asarray(jax.vmap(salt_and_pepper, (0, 0, None))(keys, jnp.asarray(images), noise))
     ends = jax.tree.map(np.asarray, _recalled(model, jnp.asarray(given), known, steps))
+    unfamiliar = _unfamiliar(model, images if known is None else ends.x)
     for i, answer in enumerate(read):
         yield Completed(
             source=answer.source,
@@ -296,6 +306,7 @@ def _completed(
             steps=int(ends.steps[i]),
             energy=float(ends.energies[i][-1]),
             converged=None if ends.converged is None else bool(ends.converged[i]),
+            unfamiliar=unfamiliar[i],
         )
 
 
@@ -303,6 +314,13 @@ def _described(model: Memory, read: list[Answer], images: Float[np.ndarray, "cou
     assert isinstance(model, Featured)
     for answer, features in zip(read, np.asarray(_features(model, jnp.asarray(images))), strict=False):
         yield Described(source=answer.source, image=answer.image, notes=answer.notes, features=features)
+
+
+def _unfamiliar(model: Memory, images: Float[np.ndarray, "count ..."]) -> list[bool] | list[None]:
+    if model.config.unfamiliar is None:
+        return [None] * len(images)
+    found: list[bool] = (np.asarray(strangenesses(model, jnp.asarray(images))) > model.config.unfamiliar).tolist()
+    return found
 
 
 @eqx.filter_jit

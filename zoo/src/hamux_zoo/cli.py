@@ -208,7 +208,8 @@ def classify(
 
     def row(answer: Any) -> Row:
         assert isinstance(answer, Classified)
-        return {"class": answer.name, "probability": round(answer.probability, 4)}
+        found: Row = {"class": answer.name, "probability": round(answer.probability, 4)}
+        return found if answer.unfamiliar is None else found | {"unfamiliar": answer.unfamiliar}
 
     answers = predict(_loaded(name), pictures, "classify", background=background, invert=invert)
     _answer(answers, row, as_csv, as_json)
@@ -240,6 +241,8 @@ def recall(
     def row(answer: Any) -> Row:
         assert isinstance(answer, Completed)
         found: Row = {"steps": answer.steps, "energy": round(answer.energy, 4), "converged": answer.converged}
+        if answer.unfamiliar is not None:
+            found["unfamiliar"] = answer.unfamiliar
         if out is not None:
             found["picture"] = str(_drawn(out, answer.source, [answer.given, answer.recalled]))
         return found
@@ -344,6 +347,8 @@ def _answer(answers: Iterator[Any], row: Callable[[Any], Row], as_csv: bool, as_
             continue
         notes.update(answer.notes)
         found = {"source": answer.source, **row(answer)}
+        if found.get("unfamiliar"):
+            notes["unlike what the memory learned"] += 1
         if as_json:
             print(json.dumps(found, ensure_ascii=False))
         elif as_csv:
@@ -478,8 +483,8 @@ def probe(
     from .models import from_pretrained
     from .training import probe
 
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is there already and is not empty; choose another folder with `out`")
+    if out is not None:
+        _check_free(out)
     options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
     probed = probe(from_pretrained(name), data, seed=seed, **options)
     for note in probed.notes:
@@ -508,6 +513,28 @@ def probe(
         names = config.class_names or [str(label) for label in range(config.classes)]
         plots.save(plots.confusions(probed.labels, probed.found, names), out / "confusions.png")
         _say(f"drawn: {out / 'confusions.png'}")
+
+
+@_command()
+def calibrate(
+    name: Name,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The folder for the model.")],
+    skip_bad: SkipBad = False,
+    label_column: LabelColumn = None,
+    class_folder: ClassFolder = 0,
+    seed: Annotated[int, typer.Option(help="Of the images that are drawn.")] = 0,
+) -> None:
+    """Measure on pictures that a memory knows from where on one is unlike them; `classify` and `recall` then say so."""
+    from .data import Reading
+    from .models import from_pretrained
+    from .training import calibrate
+
+    _check_free(out)
+    options = Reading(skip_bad=skip_bad, label_column=label_column, class_folder=class_folder)
+    model = calibrate(from_pretrained(name), data, seed=seed, **options)
+    model.save_pretrained(out)
+    _say(f"unlike what it learned is a strangeness above {model.config.unfamiliar:g}\nsaved: {out}")
 
 
 @_command()
@@ -540,8 +567,7 @@ def import_command(
     if name not in readers:
         raise ValueError(f'unknown file "{name}"; expected one of {sorted(readers)}')
     folder = out or Path(name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already and is not empty; choose another folder with `out`")
+    _check_free(folder)
     readers[name].from_published(name, path).save_pretrained(folder)
     _say(f"saved: {folder}")
 
@@ -649,6 +675,11 @@ def app_command(
         page.launch(server_name=host, server_port=port, show_error=True, footer_links=[])
     except OSError:
         raise OSError(f"nothing can be served at {host}, port {port}; give another `port` or `host`") from None
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already and is not empty; choose another folder with `out`")
 
 
 def _tasks(texts: list[str] | None) -> str | dict[str, float]:

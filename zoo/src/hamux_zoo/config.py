@@ -21,6 +21,8 @@ class Config:
     - `shape`: the shape of one pattern; (height, width, channels) for an image.
     - `classes`: the number of classes, 0 for none.
     - `class_names`: their names in order, or () if they have none.
+    - `unfamiliar`: the `Memory.strangeness` above which a pattern counts as unlike what was learned, as
+      `hamux_zoo.calibrate` measures it, or None.
 
     **Raises** ValueError, naming the field, for a value of another type or out of range.
     """
@@ -28,6 +30,7 @@ class Config:
     shape: tuple[int, ...]
     classes: int = 0
     class_names: tuple[str, ...] = ()
+    unfamiliar: float | None = None
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -43,6 +46,8 @@ class Config:
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape is {self.shape}; expected one whole number of at least 1 for each axis")
         self.check_at_least(0, "classes")
+        if self.unfamiliar is not None and not 0 <= self.unfamiliar < np.inf:
+            raise ValueError(f"unfamiliar is {self.unfamiliar}; expected a finite number of at least 0, or None")
         if self.class_names and (
             len(self.class_names) != self.classes or len(set(self.class_names)) != len(self.class_names)
         ):

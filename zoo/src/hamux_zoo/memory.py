@@ -244,6 +244,16 @@ class Memory(Pretrained):
         """Returns the parts of that energy, as `hamux.HAM.energy_tree`. **Raises** as `recall`."""
         return _energy_tree(self, *self.checked(x, known))
 
+    def strangeness(self, x: ArrayLike) -> Float[Array, ""]:
+        """Returns how unlike what the memory holds a pattern is: the share of it that its recall does not explain.
+
+            |x − r|² / (|x − mean(x)|² + n/1000),  r = recall(x).x, for n pixels
+
+        Above `config.unfamiliar` it is unlike what the memory learned. **Raises** as `recall`.
+        """
+        image, _ = self.checked(x)
+        return unexplained(image, self.recall(image, energies=False).x)
+
     def checked(
         self, x: ArrayLike | None, known: ArrayLike | None = None
     ) -> tuple[Float[Array, "..."], Bool[Array, "..."] | None]:
@@ -381,6 +391,18 @@ class Attributed(Memory):
     @abstractmethod
     def memories(self, which: slice = slice(None)) -> Float[Array, "memories ..."]:
         """Returns some of the memories as images."""
+
+
+def unexplained(x: Float[Array, "..."], r: Float[Array, "..."]) -> Float[Array, ""]:
+    """Returns the share of a pattern that a recall `r` does not explain; see `Memory.strangeness`."""
+    x = x.astype(r.dtype)
+    return jnp.mean(jnp.square(x - r)) / (jnp.var(x) + 1e-3)
+
+
+@eqx.filter_jit
+def strangenesses(model: Memory, images: Float[Array, "count ..."]) -> Float[Array, " count"]:
+    """Returns the strangeness of each of several patterns."""
+    return jax.vmap(model.strangeness)(images)
 
 
 def compiled(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:

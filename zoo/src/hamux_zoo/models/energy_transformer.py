@@ -19,7 +19,7 @@ import hamux
 
 from ..config import Config
 from ..files import Layout, read_archive
-from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, States, compiled
+from ..memory import Attributed, Clamp, Classifier, Dynamics, Featured, States, compiled, unexplained
 from ..pixels import check_statistics, denormalise, from_patches, normalise, patchwork, per_channel, to_patches
 from ..pretrained import filled, skeleton_of
 
@@ -202,6 +202,16 @@ class EnergyTransformer(Classifier, Featured, Attributed):
         assert path is not None
         return jax.vmap(lambda xs: _activations(self, xs))(path.xs)
 
+    def strangeness(self, x: ArrayLike) -> Float[Array, ""]:
+        """Returns the share of an image that two recalls do not explain, each of which hides every second patch.
+
+        **Raises** as `recall`.
+        """
+        image, _ = self.checked(x)
+        known = self._pixels_of(jnp.indices(self.config.grid).sum(axis=0).ravel() % 2 == 0)
+        hidden, held = (self.recall(image, mask, energies=False).x for mask in (known, ~known))
+        return unexplained(image, jnp.where(known, held, hidden))
+
     def features(self, x: ArrayLike) -> Float[Array, " features"]:
         """Returns what the patches' tokens are like on the way.
 
@@ -254,9 +264,7 @@ class EnergyTransformer(Classifier, Featured, Attributed):
         config = self.config
         key_share, key_order = jr.split(key)
         count = jnp.round(config.patches * jr.choice(key_share, jnp.array(config.masked))).astype(int)
-        known = jr.permutation(key_order, config.patches) >= count
-        pixels = jnp.repeat(known[:, None], config.patch**2 * config.shape[2], axis=1)
-        return from_patches(pixels, config.patch, config.grid[0])
+        return self._pixels_of(jr.permutation(key_order, config.patches) >= count)
 
     def with_size(self, height: int, width: int) -> Self:
         """Returns the model for images of another size; the patches' positions are interpolated bicubically.
@@ -329,6 +337,11 @@ class EnergyTransformer(Classifier, Featured, Attributed):
             "ham.synapses.memory.xi.0": arrays["Xi"].T,
         }
         return filled(skeleton_of(cls, config), parameters)
+
+    def _pixels_of(self, patches: Bool[Array, " patches"]) -> Known:
+        config = self.config
+        pixels = jnp.repeat(patches[:, None], config.patch**2 * config.shape[2], axis=1)
+        return from_patches(pixels, config.patch, config.grid[0])
 
     @property
     def _memory(self) -> hamux.HopfieldSynapse:

@@ -119,6 +119,9 @@ class Probed(Classifier, Featured):
     def masks(self, count: int) -> dict[str, Bool[np.ndarray, "count ..."]]:
         return self.memory.masks(count)
 
+    def strangeness(self, x: ArrayLike) -> Float[Array, ""]:
+        return self.memory.strangeness(x)
+
     def features(self, x: ArrayLike) -> Float[Array, " features"]:
         """Returns the features of the memory. **Raises** as `recall`."""
         return self.memory.features(x)

@@ -1,5 +1,6 @@
 """Training and fine-tuning."""
 
+from ._calibrate import calibrate as calibrate
 from ._devices import join_processes as join_processes
 from ._finetune import finetune as finetune, train as train
 from ._log import Line as Line

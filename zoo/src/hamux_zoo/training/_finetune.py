@@ -58,7 +58,7 @@ def finetune(
     - `workdir`: the run's folder: `model` (the result), `best` (by validation loss), `log.jsonl`, `checkpoints`. The
       same call goes on where a run was stopped, and ends with the same weights. Of a function in the recipe only the
       name is compared. With `resume=False`, and for another run, the folder is refused; `overwrite` empties it of its
-      run.
+      run. Unless the loss is a function, the result is calibrated; see `calibrate`.
     - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
     - `skip_bad`: leave out images that cannot be read. `label_column`, `class_folder`: as in `load_images`.
     - `log`: a tracker that gets the numbers, too: "trackio" or "tensorboard". It needs a `workdir`.

@@ -26,6 +26,7 @@ from ..data import Images, batches
 from ..memory import Memory
 from ..pretrained import named_leaves
 from ..progress import Clock, Display
+from ._calibrate import calibrated
 from ._devices import Placement, in_any_process, to_host
 from ._log import Line
 from ._recipe import Recipe
@@ -122,6 +123,8 @@ class Trainer(Generic[Model]):
         arrays = to_host(state.result), to_host(frozen)
         chosen = choose(eqx.combine(*jax.tree.map(jnp.asarray, arrays), parts.static))
         if run:
+            if not callable(recipe.task):
+                chosen = calibrated(chosen, held_out or learned, recipe.seed)
             display.say(f"saved: {run.finish(done, chosen)}")
         return chosen
 
