@@ -50,7 +50,7 @@ CONFIGS["probed"] = (
     ProbedConfig(
         memory_type="energy-transformer",
         memory=CONFIGS["transformer"][1],
-        features=12,
+        features=(2 * 5 + 3 * 4) * 12,  # two moments at five steps, and four places at three
         classes=3,
         class_names=NAMES,
     ),
