@@ -74,6 +74,16 @@ def test_one_in_twenty_of_what_it_knows_is_flagged_and_what_it_does_not_know(mem
     assert sum(completed) <= 1
 
 
+def test_a_negative_of_what_it_knows_gets_a_hint(memory):
+    model = calibrate(memory, FAMILIAR)
+    negatives = [1 - answer.image for answer in predict(model, list(FAMILIAR)) if not answer.unfamiliar]
+    for answer in predict(model, negatives):
+        assert answer.unfamiliar
+        assert "with bright and dark exchanged, by `invert`" in answer.notes[-1]
+    assert not any(answer.unfamiliar for answer in predict(model, negatives, invert=True))
+    assert not any("invert" in note for answer in predict(model, list(STRANGE)) for note in answer.notes)
+
+
 def test_of_many_pictures_a_thousand_are_measured(memory):
     many = np.concatenate([FAMILIAR[:1].repeat(1990, axis=0), STRANGE])
     assert calibrate(memory, many, seed=1).config.unfamiliar < memory.strangeness(STRANGE[0])
@@ -109,5 +119,8 @@ def test_the_commands_calibrate_and_flag(memory, tmp_path):
     assert told.returncode == 0, told.stderr
     assert [json.loads(line)["unfamiliar"] for line in told.stdout.splitlines()] == [True] * 10
     assert "10 of the pictures: unlike what the memory learned" in told.stderr
+    (tmp_path / "paper").mkdir()
+    Image.fromarray(255 - (255 * PATTERNS[0].squeeze()).astype(np.uint8)).save(tmp_path / "paper" / "0.png")
+    assert "exchanged, by --invert" in run("classify", "made", "paper", cwd=tmp_path).stderr
     again = run("calibrate", "memory", "--data", "known", "--out", "made", cwd=tmp_path)
     assert "made is there already and is not empty; choose another folder with --out" in again.stderr

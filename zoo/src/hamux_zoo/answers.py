@@ -26,6 +26,7 @@ Known = Bool[np.ndarray, "height width channels"]
 Named = tuple[str, AnyPicture]
 
 _THREADS = 2
+_NEGATIVE = "unlike what the memory learned, but familiar with bright and dark exchanged, by `invert`"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,15 +263,15 @@ def _read_ahead(
 def _classified(model: Memory, read: list[Answer], images: Float[np.ndarray, "count ..."]) -> Iterator[Classified]:
     assert isinstance(model, Classifier)
     names = model.config.class_names or [str(label) for label in range(model.config.classes)]
-    pairs = zip(np.asarray(_scores(model, jnp.asarray(images)), np.float64), _unfamiliar(model, images), strict=True)
-    for answer, (scores, unfamiliar) in zip(read, pairs, strict=False):
+    all_scores = np.asarray(_scores(model, jnp.asarray(images)), np.float64)
+    for answer, scores, (unfamiliar, notes) in zip(read, all_scores, _told(model, images), strict=False):
         shares = np.exp(scores - scores.max())
         label = int(np.argmax(scores))
         probability = float(shares[label] / shares.sum())
         yield Classified(
             source=answer.source,
             image=answer.image,
-            notes=answer.notes,
+            notes=answer.notes + notes,
             label=label,
             name=names[label],
             probability=probability,
@@ -294,19 +295,19 @@ def _completed(
         keys = jr.split(jr.key(0), done + len(images))[done:]
         given = np.asarray(jax.vmap(salt_and_pepper, (0, 0, None))(keys, jnp.asarray(images), noise))
     ends = jax.tree.map(np.asarray, _recalled(model, jnp.asarray(given), known, steps))
-    unfamiliar = _unfamiliar(model, images if known is None else ends.x)
-    for i, answer in enumerate(read):
+    told = _told(model, images if known is None else ends.x)
+    for i, (answer, (unfamiliar, notes)) in enumerate(zip(read, told, strict=False)):
         yield Completed(
             source=answer.source,
             image=answer.image,
-            notes=answer.notes,
+            notes=answer.notes + notes,
             given=given[i],
             known=None if known is None else known[i],
             recalled=ends.x[i],
             steps=int(ends.steps[i]),
             energy=float(ends.energies[i][-1]),
             converged=None if ends.converged is None else bool(ends.converged[i]),
-            unfamiliar=unfamiliar[i],
+            unfamiliar=unfamiliar,
         )
 
 
@@ -316,11 +317,17 @@ def _described(model: Memory, read: list[Answer], images: Float[np.ndarray, "cou
         yield Described(source=answer.source, image=answer.image, notes=answer.notes, features=features)
 
 
-def _unfamiliar(model: Memory, images: Float[np.ndarray, "count ..."]) -> list[bool] | list[None]:
-    if model.config.unfamiliar is None:
-        return [None] * len(images)
-    found: list[bool] = (np.asarray(strangenesses(model, jnp.asarray(images))) > model.config.unfamiliar).tolist()
-    return found
+def _told(model: Memory, images: Float[np.ndarray, "count ..."]) -> list[tuple[bool | None, tuple[str, ...]]]:
+    """Whether each image is unlike what the memory learned, and a note if its negative is not."""
+    threshold = model.config.unfamiliar
+    if threshold is None:
+        return [(None, ())] * len(images)
+    unlike = np.asarray(strangenesses(model, jnp.asarray(images))) > threshold
+    negative = unlike.any() and np.asarray(strangenesses(model, jnp.asarray(1 - images))) <= threshold
+    return [
+        (bool(is_unlike), (_NEGATIVE,) if hint else ())
+        for is_unlike, hint in zip(unlike, unlike & negative, strict=True)
+    ]
 
 
 @eqx.filter_jit

@@ -365,7 +365,7 @@ def _answer(answers: Iterator[Any], row: Callable[[Any], Row], as_csv: bool, as_
         console.print(table)
     said = [f"{times} of the pictures: {note}" for note, times in notes.items()]
     for line in [*said, *(f"{each.source} cannot be read: {each.reason}" for each in unread)]:
-        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+        errors.print(_with_flags(line, {"invert": "--invert"}), markup=False, highlight=False, soft_wrap=True)
     if unread:
         raise typer.Exit(1)
 
