@@ -76,6 +76,7 @@ def probe(model: Memory, data: Data, *, seed: int = 0, **options: Unpack[Reading
     if not isinstance(memory, Featured):
         raise ValueError(f"{type(model).__name__} has no features to classify by")
     labels, notes = labels_of(source)
+    notes = (*source.notes, *notes)
     rows = features_of(memory, source.images)
     head = fit_head(rows, labels, source.classes)
     probed = Probed.of(memory, head.weight, head.bias, source.names)
@@ -110,10 +111,9 @@ def labels_of(source: Source) -> tuple[Labels, tuple[str, ...]]:
     labels = np.asarray(source.images.labels)
     there = np.unique(labels)
     missing = [source.names[i] if source.names else str(i) for i in range(source.classes) if i not in there]
-    notes = source.notes
-    if missing:
-        notes = (*notes, f"{len(missing)} classes have no image and are never found: {', '.join(missing[:10])}")
-    return labels, notes
+    if not missing:
+        return labels, ()
+    return labels, (f"{len(missing)} classes have no image and are never found: {', '.join(missing[:10])}",)
 
 
 def features_of(memory: Featured, images: Images) -> Rows:

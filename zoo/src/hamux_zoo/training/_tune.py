@@ -21,6 +21,7 @@ Which: TypeAlias = Int[np.ndarray, " some"]
 # Images to fit to, and those left out.
 Split: TypeAlias = tuple[Which, Which]
 
+_DESCRIBED = 10_000  # images at most have their features computed for the first classifier
 _CROSS_VALIDATED = 2000  # images at most
 _FOLDS = 3
 _MAYBE_HARMLESS = ("warp", "crop", "flip")
@@ -44,10 +45,12 @@ def tune(
     """
     labels, notes = labels_of(source)
     images, everything = source.images, np.arange(len(labels))
-    rows = features_of(memory, images)
+    described = np.sort(np.random.default_rng(recipe.seed).permutation(everything)[:_DESCRIBED])
+    rows = features_of(memory, images.part(described))
 
     def probed(which: Which) -> Probed:
-        head = fit_head(rows[which], labels[which], source.classes)
+        among = np.isin(described, which)
+        head = fit_head(rows[among], labels[described[among]], source.classes)
         return Probed.of(memory, head.weight, head.bias, source.names)
 
     def shown(which: Which) -> Images:
