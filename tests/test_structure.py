@@ -40,7 +40,7 @@ CORE_ORDER = [
         "_methods._method",
     ],
     *[f"_methods._{name}" for name in METHODS],
-    *["_methods", "_descent", "_adjoints", "_dynamics", "_landscape", "__init__"],
+    *["_methods", "_descent", "_adjoints", "_dynamics", "_landscape", "_retrieval", "__init__"],
 ]
 FILES = [
     *[f"files.{name}" for name in ("_caches", "_archive", "_folder", "_hub", "_card", "_saving", "_push")],

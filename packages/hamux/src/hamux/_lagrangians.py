@@ -48,7 +48,7 @@ def _norm_is_convex(gamma: float | Array, eps: float | Array) -> bool | Bool[Arr
     return (gamma >= 0) & (gamma < float("inf")) & (eps >= 0)
 
 
-@_lagrangian(convex=True, elementwise=True, lipschitz=1.0)
+@_lagrangian(convex=True, elementwise=True, lipschitz=1.0, identity=True)
 def lagr_identity(x: Float[Array, "..."]) -> Float[Array, ""]:
     """L = ½ Σ x²; activation g = x."""
     return 0.5 * jnp.sum(x**2)
@@ -163,7 +163,7 @@ def _softplus_by_beta(tangent: Array, value: Array, x: Array, beta: Array) -> Ar
 _softplus.defjvps(lambda tangent, _, x, beta: jax.nn.sigmoid(beta * x) * tangent, _softplus_by_beta)
 
 
-@_lagrangian(convex=_positive, tokenwise=lambda axis: axis)
+@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, inverse_temperature=lambda beta: beta)
 def lagr_softmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
     """L = (1/β) Σ_tokens log Σ_axis exp(βx); activation g = softmax(βx) along `axis`. Convex for β > 0.
 

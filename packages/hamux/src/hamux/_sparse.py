@@ -26,7 +26,12 @@ def _checked(name: str, value: float) -> float:
     return float(value)
 
 
-@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, options=("alpha",))
+@_lagrangian(
+    convex=_positive,
+    tokenwise=lambda axis: axis,
+    options=("alpha",),
+    margin=lambda alpha, beta: 1 / ((_checked("alpha", alpha) - 1) * beta),
+)
 def lagr_entmax(x: Float[Array, "..."], alpha: float = 1.5, beta: float | Array = 1.0, axis: int = -1) -> Array:
     """L = (1/β) Σ_tokens max_y [βx·y − Ω(y)] with Ω(y) = (Σ yᵅ − 1)/(α(α − 1)); activation g = α-entmax(βx).
 
@@ -40,7 +45,7 @@ def lagr_entmax(x: Float[Array, "..."], alpha: float = 1.5, beta: float | Array 
     return jnp.sum(_conjugate(_entmax(alpha), _entmax_value(alpha), jnp.moveaxis(x, axis, -1), beta))
 
 
-@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, options=("p",))
+@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, options=("p",), margin=lambda beta: 1 / beta)
 def lagr_normmax(x: Float[Array, "..."], p: float = 2.0, beta: float | Array = 1.0, axis: int = -1) -> Array:
     """L = (1/β) Σ_tokens max_y [βx·y − Ω(y)] with Ω(y) = ‖y‖_p − 1; activation g = p-normmax(βx).
 
