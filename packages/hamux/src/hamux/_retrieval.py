@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Float
+from jaxtyping import ArrayLike, Bool, Float, Int
 
 from ._facts import declared
 from ._ham import HAM
@@ -91,11 +91,12 @@ def _stored(ham: HAM) -> tuple[Patterns, HopfieldSynapse]:
     return np.asarray(synapse.xi[0], float), synapse
 
 
-def _rows_of(stored: Patterns, patterns: Patterns) -> np.ndarray:
+def _rows_of(stored: Patterns, patterns: Patterns) -> Int[np.ndarray, " patterns"]:
     """Which of the stored patterns each one is. **Raises** ValueError for one that is not stored."""
     if patterns.ndim != 2 or patterns.shape[1] != stored.shape[1]:
         raise ValueError(f"patterns have shape {patterns.shape}; expected (patterns, {stored.shape[1]})")
     same = (patterns[:, None] == stored).all(axis=-1)
     if not same.any(axis=1).all():
         raise ValueError(f"pattern {int(np.argmin(same.any(axis=1)))} is not one of those that the memory stores")
-    return np.argmax(same, axis=1)
+    rows: Int[np.ndarray, " patterns"] = np.argmax(same, axis=1)
+    return rows
