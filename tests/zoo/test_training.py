@@ -469,6 +469,8 @@ def test_what_a_recipe_leaves_open_is_filled_in_by_the_model_and_the_steps(model
     assert (made.optimizer, made.learning_rate, made.warmup, made.every) == ("muon", 1.0, 5, 5)
     assert (made.augment, made.validation) == ((), 0.1)
     assert Recipe().for_model(model, 300).steps == 500
+    from_a_probe = Recipe(probe=True).for_model(model, 300)
+    assert (from_a_probe.optimizer, from_a_probe.learning_rate) == ("adamw", 3e-4)
     assert [Recipe(probe=True).for_model(model, count).steps for count in (9, 200, 10**6)] == [50, 113, 3000]
     assert Recipe(optimizer="sgd").for_model(model, 300).learning_rate == 0.1
     assert Recipe(learning_rate=0.3).for_model(model, 300).optimizer == "muon"

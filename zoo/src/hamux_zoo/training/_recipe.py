@@ -32,7 +32,7 @@ class Recipe:
     - `steps`: the number of steps of the optimiser. None takes 500 or, from a probe, 8 √n for n images, from 50 to
       3,000. `batch_size`: the number of images in each.
     - `optimizer`: "adamw", "muon", "sgd", or one of optax, which brings its own learning rate and weight decay. None
-      takes what suits the architecture, with its `learning_rate`.
+      takes what suits the architecture or, from a probe, adamw, with its `learning_rate`.
     - `learning_rate`: the highest, which is reached after `warmup` steps and falls to 0 along a cosine. None takes what
       suits the optimiser.
     - `warmup`: None takes a tenth of all steps, at most 300.
@@ -128,7 +128,7 @@ class Recipe:
         """
         optimizer, rate, steps = self.optimizer, self.learning_rate, self.steps
         if optimizer is None:
-            optimizer, suiting = model.optimizer
+            optimizer, suiting = _FROM_A_PROBE if self.probe else model.optimizer
             rate = suiting if rate is None else rate
         elif isinstance(optimizer, str) and rate is None:
             rate = OPTIMIZERS[optimizer][1]
@@ -167,6 +167,10 @@ class Recipe:
             )
             optimizer = OPTIMIZERS[optimizer][0](schedule, self.weight_decay)
         return optimizer if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), optimizer)
+
+
+# What is good already is changed little.
+_FROM_A_PROBE = ("adamw", 3e-4)
 
 
 def _number(name: str, value: object, high: float, above: bool = False) -> float:
