@@ -267,7 +267,8 @@ def test_training_leaves_the_mixture_as_it_is_unless_it_is_named():
     model = make()
 
     def changed(trainable):
-        recipe = Recipe(steps=1, batch_size=4, optimizer="adamw", weight_decay=0.1, trainable=trainable, validation=0)
+        options = {"optimizer": "adamw", "weight_decay": 0.1, "trainable": trainable, "validation": 0, "probe": False}
+        recipe = Recipe(steps=1, batch_size=4, **options)
         trained = finetune(model, (images, labels), recipe, quiet=True)
         assert trained.ham.neurons["memory"].lagrangian.keywords == model.ham.neurons["memory"].lagrangian.keywords
         return {name for name, old in model.ham.synapses.items() if not eqx.tree_equal(old, trained.ham.synapses[name])}

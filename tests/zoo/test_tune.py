@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from hamux_zoo import (
+    ConvHAM,
+    ConvHAMConfig,
+    DenseHopfield,
+    DenseHopfieldConfig,
     EnergyTransformer,
     EnergyTransformerConfig,
     Probed,
@@ -48,6 +52,23 @@ def pictures(count, noise=0.3, mirrored=False):
 
 def errors(model, images, labels):
     return np.mean(np.argmax(jax.vmap(model.classify)(images), axis=1) != labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (EnergyTransformer, CONFIG),
+        (DenseHopfield, DenseHopfieldConfig(shape=SHAPE, classes=4, memories=9)),
+        (ConvHAM, ConvHAMConfig(shape=SHAPE, components=3, parts=4, memories=5)),
+    ],
+)
+def test_every_architecture_trains_from_the_probe(kind, config):
+    memory = kind(config, key=jr.key(0))
+    data = pictures(60, noise=2.0)
+    trained = finetune(memory, data, Recipe(**QUICK, validation=0), quiet=True)
+    assert isinstance(trained, Probed)
+    assert not np.array_equal(trained.weight, probe(memory, data).model.weight)
+    assert not eqx.tree_equal(trained.memory, memory)
 
 
 def test_what_errs_more_than_the_probe_is_not_kept(memory, capsys):

@@ -111,7 +111,9 @@ class Probed(Classifier, Featured):
         return self.memory.decode(xs)
 
     def dynamics(self) -> Dynamics:
-        return self.memory.dynamics()
+        """Returns those of the memory, but classes are learned from `classify`."""
+        dynamics = self.memory.dynamics()
+        return dataclasses.replace(dynamics, rehearsal=dynamics.rehearsal._replace(classify=0))
 
     def hide(self, key: PRNGKeyArray) -> Bool[Array, "..."]:
         return self.memory.hide(key)
