@@ -16,6 +16,7 @@ from hamux_zoo import (
     DenseHopfield,
     EnergyTransformer,
     from_pretrained,
+    list_models,
     list_pretrained,
     load_samples,
 )
@@ -56,6 +57,27 @@ def test_all_are_listed():
     assert list_pretrained() == sorted(BUNDLED)
     assert list_pretrained("dense-*") == sorted(HOPFIELD)
     assert list_pretrained("nothing*") == []
+
+
+def test_they_are_described_without_being_loaded():
+    (digits,) = list_models("dense-*", pretrained=True)[1:]
+    leaves = jax.tree.leaves(from_pretrained("dense-hopfield-mnist"))
+    assert digits.parameters == sum(leaf.size for leaf in leaves)
+    assert digits.nbytes == sum(leaf.nbytes for leaf in leaves)
+    assert (digits.model_type, digits.datasets) == ("dense-hopfield", ["ylecun/mnist"])
+    assert digits.metrics == read_card("dense-hopfield-mnist").metrics
+
+
+def test_those_of_an_architecture_and_a_task_are_found():
+    def names(*pattern, **options):
+        return [each.name for each in list_models(*pattern, pretrained=True, **options)]
+
+    assert names() == sorted(BUNDLED)
+    assert names(model_type="energy-transformer") == sorted(TRANSFORMERS)
+    assert names("*mnist*", task="generate") == sorted(HOPFIELD | CONVOLUTIONAL)
+    assert names(model_type="energy-transformer", task="classify") == ["et-small-cifar10-classify"]
+    assert names(task="fly") == []
+    assert list_models("*ham*") == ["conv-ham"]
 
 
 def assert_errs_no_more_than_its_card_says(name, error, images):

@@ -1,7 +1,7 @@
 from .answers import predict as predict
 from .config import Config as Config
 from .data import load_images as load_images, load_samples as load_samples, stream_images as stream_images
-from .files import list_pretrained as list_pretrained
+from .files import Bundled as Bundled, list_pretrained as list_pretrained
 from .measure import evaluate as evaluate
 from .memory import (
     Attributed as Attributed,

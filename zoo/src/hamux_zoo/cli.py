@@ -108,22 +108,19 @@ def list_command(
     task: Annotated[str | None, typer.Option(help="Of those that do a task, such as classify.")] = None,
 ) -> None:
     """Show the bundled models with size, data set and score."""
-    from .files import find_folder, list_pretrained, read_card, read_config, read_tensors
+    from .files import bundled, list_pretrained
 
+    if task is None:
+        found = bundled(pattern, architecture)
+    else:
+        from .models import list_models
+
+        found = list_models(pattern, pretrained=True, model_type=architecture, task=task)
     table = Table(Column("name", no_wrap=True), "parameters", "size", Column("data set", overflow="fold"), "score")
-    for name in list_pretrained(pattern):
-        folder = find_folder(name)
-        saved = read_config(folder)
-        if architecture not in (None, saved["model_type"]):
-            continue
-        if task is not None and task not in _loaded(name).tasks:
-            continue
-        card = read_card(name)
-        tensors = [tensor for _, tensor in read_tensors(folder, dict.fromkeys(saved["sha256"]))]
-        scores = [f"{metric['name']} {metric['value']}" for metric in card.metrics]
-        parameters, size = (sum(getattr(tensor, each) for tensor in tensors) for each in ("size", "nbytes"))
-        row = [f"{parameters:,}", f"{size / 1e6:.1f} MB", ", ".join(card.datasets), "\n".join(scores)]
-        table.add_row(name, *row)
+    for each in found:
+        scores = [f"{metric['name']} {metric['value']}" for metric in each.metrics]
+        row = [f"{each.parameters:,}", f"{each.nbytes / 1e6:.1f} MB", ", ".join(each.datasets), "\n".join(scores)]
+        table.add_row(each.name, *row)
     if not table.rows:
         raise ValueError(f"none of the bundled models is asked for; there are {', '.join(list_pretrained())}")
     console.print(table)

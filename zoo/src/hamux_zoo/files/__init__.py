@@ -1,6 +1,7 @@
 """A model's files: its folder, its card, the archives that others publish, and the Hugging Face Hub."""
 
 from ._archive import Layout as Layout, read_archive as read_archive
+from ._bundled import Bundled as Bundled, bundled as bundled
 from ._caches import keep_caches_writable
 from ._card import Card as Card, make_card as make_card, read_card as read_card
 from ._folder import (

@@ -83,6 +83,17 @@ def read_text(folder: Path, name: str) -> str:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from None
 
 
+def sizes(folder: Path, names: Iterable[str]) -> tuple[int, int]:
+    """Returns how many numbers some files of weights hold, and the bytes that they take, by their headers alone."""
+    numbers = nbytes = 0
+    for name in names:
+        with _opened(existing(folder, name)) as file:
+            for tensor in map(file.get_slice, file.keys()):
+                count = math.prod(tensor.get_shape())
+                numbers, nbytes = numbers + count, nbytes + count * np.dtype(FLOATS[tensor.get_dtype()]).itemsize
+    return numbers, nbytes
+
+
 def read_tensors(
     folder: Path, checksums: Mapping[str, str | None], expected: Mapping[str, tuple[int, ...]] | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:

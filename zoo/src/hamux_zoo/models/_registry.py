@@ -1,5 +1,6 @@
 """The architectures there are, and the pretrained memory of any of them."""
 
+import fnmatch
 import functools
 import importlib
 import importlib.metadata
@@ -9,11 +10,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar, overload
 
 from .. import files
-from ..files import CONFIG, find_folder, read_config
+from ..config import make_config
+from ..files import CONFIG, Bundled, bundled, find_folder, read_config
 from ..memory import Memory
+from ..pretrained import config_of, skeleton_of
 
 _Arguments = ParamSpec("_Arguments")
 _Commit = TypeVar("_Commit")
@@ -41,9 +44,34 @@ def model_classes() -> dict[str, type[Memory]]:
     return found
 
 
-def list_models() -> list[str]:
-    """Returns the `model_type`s of all architectures."""
-    return sorted(model_classes())
+@overload
+def list_models(pattern: str = "*") -> list[str]: ...
+
+
+@overload
+def list_models(
+    pattern: str = "*", *, pretrained: Literal[True], model_type: str | None = None, task: str | None = None
+) -> list[Bundled]: ...
+
+
+def list_models(
+    pattern: str = "*", *, pretrained: bool = False, model_type: str | None = None, task: str | None = None
+) -> list[str] | list[Bundled]:
+    """Returns the architectures whose `model_type` matches a pattern, such as "dense*".
+
+    With `pretrained`, returns the bundled memories whose names match, such as "*mnist*", with their sizes and numbers;
+    on request those of one architecture (`model_type`) or those that do a task, such as "classify" (`task`).
+    """
+    kinds = model_classes()
+    if not pretrained:
+        return sorted(fnmatch.filter(kinds, pattern))
+
+    def tasks(name: str) -> frozenset[str]:
+        saved = read_config(find_folder(name))
+        kind = kinds[saved["model_type"]]
+        return skeleton_of(kind, make_config(config_of(kind), saved["config"], name)).tasks
+
+    return [each for each in bundled(pattern, model_type) if task is None or task in tasks(each.name)]
 
 
 def from_pretrained(
