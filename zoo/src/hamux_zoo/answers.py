@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, TypeAlias, cast, overload
 
@@ -181,7 +181,7 @@ def predict(
 
     def answers() -> Iterator[Answer | Unread]:
         done = 0
-        for batch in _read_ahead(converted, named, batch_size):
+        for batch in read_ahead(converted, named, batch_size):
             read = [each for each in batch if isinstance(each, Answer)]
             answered: Iterator[Answer] = iter(())
             if read:
@@ -216,7 +216,8 @@ def named_pictures(pictures: Pictures, shape: tuple[int, ...]) -> Iterator[Named
     path = Path(pictures).expanduser()
     if path.is_dir():
         found = list(files_below(path))
-        files = sorted(file for file in found if file.suffix.lower() in picture_endings())
+        endings = picture_endings()
+        files = [file for file in found if file.suffix.lower() in endings]
         if not files:
             raise FileNotFoundError(f'"{pictures}" holds no picture among its {len(found)} files')
         return ((str(file), file) for file in files)
@@ -248,16 +249,21 @@ def erased(part: str, shape: tuple[int, ...]) -> Bool[np.ndarray, "masks height 
     return known[part][None]
 
 
-def _read_ahead(
+def read_ahead(
     convert: Callable[[Named], Answer | Unread], named: Iterator[Named], size: int
 ) -> Iterator[list[Answer | Unread]]:
     """Converts pictures in batches; the next one is read while one is answered."""
     with ThreadPoolExecutor(_THREADS) as threads:
-        chunks = iter(lambda: list(itertools.islice(named, size)), [])
-        ahead = [threads.submit(convert, one) for one in next(chunks, [])]
+
+        def begun() -> list[Future[list[Answer | Unread]]]:
+            batch = list(itertools.islice(named, size))
+            parts = (batch[i : i + size // _THREADS + 1] for i in range(0, len(batch), size // _THREADS + 1))
+            return [threads.submit(lambda part: [convert(one) for one in part], part) for part in parts]
+
+        ahead = begun()
         while ahead:
-            now, ahead = ahead, [threads.submit(convert, one) for one in next(chunks, [])]
-            yield [future.result() for future in now]
+            now, ahead = ahead, begun()
+            yield [each for future in now for each in future.result()]
 
 
 def _classified(model: Memory, read: list[Answer], images: Float[np.ndarray, "count ..."]) -> Iterator[Classified]:

@@ -57,7 +57,7 @@ def from_picture(
     else:
         opened, notes = open_picture(picture)
         fitted, more = fit(opened, shape, background=background, resampling=resampling)
-        image, notes = np.array(fitted, np.float32).reshape(shape) / 255, [*notes, *more]
+        image, notes = np.asarray(fitted).reshape(shape) / np.float32(255), [*notes, *more]
     if invert:
         image = np.concatenate([1 - image[..., :3], image[..., 3:]], axis=-1)
     return Converted(image, tuple(notes))
@@ -80,9 +80,11 @@ def open_picture(picture: AnyPicture) -> tuple["Picture", list[str]]:
         return Image.fromarray(_bytes_of(array)), []
     file: Any = io.BytesIO(picture) if isinstance(picture, bytes) else picture
     with Image.open(file) as opened:
-        upright, notes = _eight_bits(ImageOps.exif_transpose(opened))
+        count = getattr(opened, "n_frames", 1)
+        ImageOps.exif_transpose(opened, in_place=True)
+        upright, notes = _eight_bits(opened)
         upright.load()
-        if (count := getattr(opened, "n_frames", 1)) > 1:
+        if count > 1:
             notes = [f"taken as the first of {count} pictures in its file", *notes]
     return upright, notes
 
@@ -106,11 +108,14 @@ def fit(
     if channels != 4 and picture.mode in ("LA", "RGBA"):
         picture, notes = flatten(picture, background)
     mode = _MODES[channels]
-    if picture.mode != mode and {picture.mode, mode} == {"L", "RGB"}:
-        notes.append("made grey" if mode == "L" else "made of three equal channels")
+    if picture.mode != mode:
+        if {picture.mode, mode} == {"L", "RGB"}:
+            notes.append("made grey" if mode == "L" else "made of three equal channels")
+        picture = picture.convert(mode)
     if picture.size != (width, height):
         notes.append(f"resized to {height} × {width} pixels")
-    return ImageOps.fit(picture.convert(mode), (width, height), Image.Resampling[resampling]), notes
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling[resampling])
+    return picture, notes
 
 
 def flatten(picture: "Picture", background: str = "white") -> tuple["Picture", list[str]]:

@@ -159,11 +159,11 @@ def files_below(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
     here = os.path.realpath(folder)
     if here in above:
         return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            yield from files_below(path, (*above, here))
-        elif path.is_file() or path.is_symlink():
-            yield path
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from files_below(Path(entry), (*above, here))
+        elif entry.is_file() or entry.is_symlink():
+            yield Path(entry)
 
 
 @functools.cache
