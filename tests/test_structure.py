@@ -35,6 +35,7 @@ CORE_ORDER = [
         "_synapses",
         "_convolutions",
         "_planes",
+        "_random_features",
         "_ham",
         "_certificate",
         "_methods._method",

@@ -53,5 +53,5 @@ with tempfile.TemporaryDirectory() as place:
     quiet = partial(subprocess.run, stdout=subprocess.DEVNULL, check=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     first = alternate({"one picture": partial(quiet, command)}, rounds=3)["one picture"]
 ratio = seconds["Pillow alone"] / seconds["hamux_zoo"]
-print(f"{COUNT} files: {seconds}, {100 * ratio:.0f} % of the speed of Pillow alone; one picture classified in {first:.1f} s")
+print(f"{COUNT} files: {seconds}, {100 * ratio:.0f} % of Pillow's speed; the first answer in {first:.1f} s")
 record("reading", {"seconds": seconds, "share of Pillow's speed": ratio, "seconds to the first answer": first})

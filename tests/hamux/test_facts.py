@@ -29,6 +29,7 @@ LAGRANGIANS = {
     "softmax": (hamux.lagr_softmax, {"beta": 2.0}),
     "entmax": (partial(hamux.lagr_entmax, alpha=1.5), {"beta": 2.0}),
     "normmax": (partial(hamux.lagr_normmax, p=3.0), {"beta": 2.0}),
+    "k_subsets": (partial(hamux.lagr_k_subsets, k=2), {"beta": 2.0}),
     "ghostmax": (hamux.lagr_ghostmax, {"beta": 2.0}),
     "layernorm": (hamux.lagr_layernorm, {"gamma": 2.0, "delta": -1.0}),
     "spherical_norm": (hamux.lagr_spherical_norm, {"gamma": 2.0, "eps": 0.1}),

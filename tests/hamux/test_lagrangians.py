@@ -66,6 +66,16 @@ def normmax(x, p=3.0):
     return above / above.sum(axis=-1, keepdims=True)
 
 
+def k_subsets(x, k=1):
+    """The y in [0, 1] that sum to k and are nearest to x, by halving an interval."""
+    low, high = x.min(axis=-1, keepdims=True) - 1, x.max(axis=-1, keepdims=True)
+    for _ in range(100):
+        middle = (low + high) / 2
+        enough = np.sum(np.clip(x - middle, 0, 1), axis=-1, keepdims=True) >= k
+        low, high = np.where(enough, middle, low), np.where(enough, high, middle)
+    return np.clip(x - low, 0, 1)
+
+
 @dataclass
 class Case:
     """A Lagrangian, its value and its activation in closed form, and the largest states to try it on."""
@@ -139,6 +149,12 @@ CASES = {
         lambda x, beta: normmax(beta * x),
         {"beta": 0.7},
     ),
+    "k_subsets": Case(
+        partial(hamux.lagr_k_subsets, k=1),
+        lambda x, beta: np.sum(x * k_subsets(beta * x)) - np.sum(np.sum(k_subsets(beta * x) ** 2, -1) - 1) / 2 / beta,
+        lambda x, beta: k_subsets(beta * x),
+        {"beta": 0.7},
+    ),
     "layernorm": Case(
         hamux.lagr_layernorm,
         lambda x, gamma, delta: gamma * x.shape[-1] * np.sum(deviation(x)) + delta * np.sum(x),
@@ -152,7 +168,7 @@ CASES = {
         {"gamma": 1.7, "delta": 0.3},
     ),
 }
-OVER_TOKENS = ["softmax", "ghostmax", "entmax", "normmax", "layernorm", "spherical_norm"]
+OVER_TOKENS = ["softmax", "ghostmax", "entmax", "normmax", "k_subsets", "layernorm", "spherical_norm"]
 
 every_lagrangian = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 

@@ -72,6 +72,59 @@ def test_units_far_below_the_largest_are_exactly_zero(lagrangian, activation, dt
     assert near[1] > 0
 
 
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_subsets_are_the_nearest_points(k):
+    """y − θ + τ is 0 between 0 and 1, at least 0 where y is 0, and at most 0 where y is 1."""
+    for scale in (0.1, 1.0, 30.0, 1e5):
+        theta = scale * X
+        value, y = map(np.asarray, jax.value_and_grad(partial(hamux.lagr_k_subsets, k=k))(theta))
+        np.testing.assert_allclose(value, np.sum(theta * y) - np.sum(np.sum(y**2, axis=-1) - k) / 2)
+        np.testing.assert_allclose(y.sum(axis=-1), k, rtol=1e-9)
+        for row, x in zip(y, theta, strict=True):
+            low, high = np.max((x - row)[row < 1], initial=-np.inf), np.min((x - row)[row > 0], initial=np.inf)
+            assert low <= high + 1e-9 * scale
+
+
+def test_k_of_the_units_are_one_where_they_are_ahead():
+    x = jnp.array([5.0, -3.0, 2.0, 0.9, 3.0])
+    gradient = jax.grad(partial(hamux.lagr_k_subsets, k=3, beta=1.0))
+    np.testing.assert_array_equal(gradient(x), [1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(jax.grad(partial(hamux.lagr_k_subsets, k=5))(x), np.ones(5))
+    np.testing.assert_allclose(gradient(jnp.zeros(6)), 0.5)
+    sparsemax = jax.grad(partial(hamux.lagr_entmax, alpha=2.0))
+    np.testing.assert_allclose(jax.grad(partial(hamux.lagr_k_subsets, k=1))(X), sparsemax(X), atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_derivatives_of_subsets(k):
+    def function(x, beta):
+        return hamux.lagr_k_subsets(x, k=k, beta=beta)
+
+    check_grads(function, (X[0] / 3, 1.3), order=2, modes=["fwd", "rev"], rtol=1e-4, atol=1e-5)
+    assert np.linalg.eigvalsh(jax.hessian(function)(X[0], 0.7)).min() > -1e-12
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True])
+def test_other_sizes_of_subsets_are_refused(k):
+    with pytest.raises(ValueError, match=r"k is .*; at least one unit is active, as an int"):
+        hamux.lagr_k_subsets(X, k=k)
+    with pytest.raises(ValueError, match="k is 8, but there are 7 units along axis -1"):
+        hamux.lagr_k_subsets(X, k=8)
+
+
+def test_a_memory_recalls_the_sum_of_several_patterns():
+    patterns = jnp.sign(jr.normal(jr.key(0), (9, 64))) / 8
+    lagrangian = Partial(hamux.lagr_k_subsets, k=2, beta=4.0)
+    synapse = hamux.HopfieldSynapse(jr.key(1), 64, 9, lagrangian).store(patterns)
+    ham = hamux.HAM({"x": hamux.Neurons(hamux.lagr_identity, 64)}, {"memory": synapse}, [(("x",), "memory")])
+    both = patterns[2] + patterns[7]
+    out = hamux.relax(ham, {"x": both + 0.02 * jr.normal(jr.key(2), (64,))})
+    np.testing.assert_array_equal(out.xs["x"], both)
+    assert out.converged
+    with pytest.raises(ValueError, match="none of lagr_entmax"):
+        hamux.certify_retrieval(ham)
+
+
 def test_equal_scores_share_evenly_and_many_units_work_in_float32():
     for lagrangian, _ in KINDS.values():
         np.testing.assert_allclose(jax.grad(lagrangian)(jnp.zeros(5)), 0.2, rtol=1e-6)

@@ -70,8 +70,13 @@ from ._methods import (
 )
 from ._neurons import Neurons as Neurons
 from ._planes import PlaneSynapse as PlaneSynapse, SubspaceSynapse as SubspaceSynapse
+from ._random_features import RandomFeatureSynapse as RandomFeatureSynapse
 from ._retrieval import CertifiedRetrieval as CertifiedRetrieval, certify_retrieval as certify_retrieval
-from ._sparse import lagr_entmax as lagr_entmax, lagr_normmax as lagr_normmax
+from ._sparse import (
+    lagr_entmax as lagr_entmax,
+    lagr_k_subsets as lagr_k_subsets,
+    lagr_normmax as lagr_normmax,
+)
 from ._synapses import (
     AttentionSynapse as AttentionSynapse,
     BiasSynapse as BiasSynapse,

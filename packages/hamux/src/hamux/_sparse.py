@@ -1,10 +1,11 @@
 """Sparse Lagrangians: like log-sum-exp, but the activation is exactly 0 for all units but a few.
 
-For a convex Ω on the simplex, L(x) = (1/β) max_y [βx·y − Ω(y)], and the y that is found is the activation.
+For a convex Ω on a polytope, L(x) = (1/β) max_y [βx·y − Ω(y)], and the y that is found is the activation. The polytope
+is the simplex, or holds subsets of k units.
 
 Peters, Niculae & Martins, "Sparse Sequence-to-Sequence Models", 2019, for entmax; Blondel, Martins & Niculae, "Learning
 with Fenchel–Young Losses", 2020, for normmax; Santos, Niculae, McNamee & Martins, "Sparse and Structured Hopfield
-Networks", 2024, for both in a memory.
+Networks", 2024, for both in a memory, and for subsets.
 """
 
 import functools
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._checks import whole
 from ._lagrangians import _lagrangian, _positive
 
 Rows = Float[Array, "... units"]
@@ -42,7 +44,7 @@ def lagr_entmax(x: Float[Array, "..."], alpha: float = 1.5, beta: float | Array 
     **Raises** ValueError for an α that is not greater than 1.
     """
     alpha = _checked("alpha", alpha)
-    return jnp.sum(_conjugate(_entmax(alpha), _entmax_value(alpha), jnp.moveaxis(x, axis, -1), beta))
+    return jnp.sum(_conjugate(_entmax(alpha), _entmax_value(alpha), 1, jnp.moveaxis(x, axis, -1), beta))
 
 
 @_lagrangian(convex=_positive, tokenwise=lambda axis: axis, options=("p",), margin=lambda beta: 1 / beta)
@@ -56,7 +58,23 @@ def lagr_normmax(x: Float[Array, "..."], p: float = 2.0, beta: float | Array = 1
     **Raises** ValueError for a p that is not greater than 1.
     """
     p = _checked("p", p)
-    return jnp.sum(_conjugate(_normmax(p), _normmax_value(p), jnp.moveaxis(x, axis, -1), beta))
+    return jnp.sum(_conjugate(_normmax(p), _normmax_value(p), 1, jnp.moveaxis(x, axis, -1), beta))
+
+
+@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, options=("k",))
+def lagr_k_subsets(x: Float[Array, "..."], k: int = 2, beta: float | Array = 1.0, axis: int = -1) -> Array:
+    """L = (1/β) Σ_tokens max_y [βx·y − Ω(y)] with Ω(y) = (‖y‖² − k)/2; activation g = the y nearest to βx.
+
+    y lies between 0 and 1 and sums to k along `axis`: g = clip(βx − τ, 0, 1). Where the k-th largest βx is 1 or more
+    ahead of the next, exactly k units are 1 and all others are 0. With k = 1 it is sparsemax. Convex for β > 0. k is an
+    option, β a parameter.
+
+    **Raises** ValueError for a k that is not a whole number of at least 1, or above the number of units.
+    """
+    units = x.shape[axis]
+    if whole("k", k, "at least one unit is active") > units:
+        raise ValueError(f"k is {k}, but there are {units} units along axis {axis}")
+    return jnp.sum(_conjugate(_k_subsets(int(k)), _k_subsets_value(int(k)), int(k), jnp.moveaxis(x, axis, -1), beta))
 
 
 Pair = tuple[Any, Any]
@@ -64,27 +82,29 @@ Activation = Callable[[Rows], Rows]
 Value = Callable[[Rows, Rows], Float[Array, "..."]]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _conjugate(activation: Activation, value: Value, x: Rows, beta: float | Array) -> Float[Array, "..."]:
-    """(1/β) Ω*(βx)."""
-    return _at_maximum(activation, value, x, beta)[0]
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _conjugate(activation: Activation, value: Value, k: int, x: Rows, beta: float | Array) -> Float[Array, "..."]:
+    """(1/β) Ω*(βx) for y that sum to k."""
+    return _at_maximum(activation, value, k, x, beta)[0]
 
 
 @_conjugate.defjvp
-def _conjugate_jvp(activation: Activation, value: Value, primals: Pair, tangents: Pair) -> Pair:
+def _conjugate_jvp(activation: Activation, value: Value, k: int, primals: Pair, tangents: Pair) -> Pair:
     """∂/∂x = y and, since L = x·y − Ω(y)/β at its maximum, ∂/∂β = Ω(y)/β²."""
     (x, beta), (dx, dbeta) = primals, tangents
-    found, y, cost = _at_maximum(activation, value, x, beta)
+    found, y, cost = _at_maximum(activation, value, k, x, beta)
     return found, jnp.sum(y * dx, axis=-1) + cost / beta**2 * dbeta
 
 
-def _at_maximum(activation: Activation, value: Value, x: Rows, beta: float | Array) -> tuple[Array, Rows, Array]:
-    """(1/β) Ω*(βx), y and Ω(y). The largest x is taken out before β multiplies; Ω*(θ + c) = Ω*(θ) + c."""
+def _at_maximum(
+    activation: Activation, value: Value, k: int, x: Rows, beta: float | Array
+) -> tuple[Array, Rows, Array]:
+    """(1/β) Ω*(βx), y and Ω(y). The largest x is taken out before β multiplies; Ω*(θ + c) = Ω*(θ) + kc."""
     top = jax.lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
     theta = beta * (x - top)
     y = activation(theta)
     conjugate = value(theta, y)
-    return top[..., 0] + conjugate / beta, y, jnp.sum(theta * y, axis=-1) - conjugate
+    return k * top[..., 0] + conjugate / beta, y, jnp.sum(theta * y, axis=-1) - conjugate
 
 
 @functools.cache
@@ -118,6 +138,16 @@ def _normmax(p: float) -> Activation:
 @functools.cache
 def _normmax_value(p: float) -> Value:
     return lambda theta, y: jnp.sum(theta * y, axis=-1) - jnp.sum(_power(y, p), axis=-1) ** (1 / p) + 1
+
+
+@functools.cache
+def _k_subsets(k: int) -> Activation:
+    return lambda theta: jnp.clip(theta - _offset(k, theta), 0, 1)
+
+
+@functools.cache
+def _k_subsets_value(k: int) -> Value:
+    return lambda theta, y: jnp.sum(theta * y, axis=-1) - (jnp.sum(y**2, axis=-1) - k) / 2
 
 
 def _power(x: Rows, power: float) -> Rows:
@@ -168,3 +198,38 @@ def _threshold_jvp(power: float, primals: tuple[Rows], tangents: tuple[Rows]) ->
     tau = _threshold(power, z)
     slope = _power(z - tau, power - 1) if power != 1 else (z > tau).astype(z.dtype)
     return tau, jnp.sum(slope * dz, axis=-1, keepdims=True) / jnp.sum(slope, axis=-1, keepdims=True)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _offset(k: int, theta: Rows) -> Float[Array, "... 1"]:
+    """The τ at which Σ clip(θ − τ, 0, 1) = k.
+
+    It lies less than 1 below the k-th largest θ. Halving tells which units are strictly between 0 and 1, and they τ.
+    """
+    high = jax.lax.top_k(theta, k)[0][..., -1:]
+
+    def halved(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        enough = jnp.sum(jnp.clip(theta - middle, 0, 1), axis=-1, keepdims=True) >= k
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
+
+    tau: Array = jax.lax.fori_loop(0, jnp.finfo(theta.dtype).nmant + 2, halved, (high - 1, high))[0]
+    between = _between(theta, tau)
+    count = jnp.sum(between, axis=-1, keepdims=True)
+    whole_ones = jnp.sum((theta - tau >= 1).astype(theta.dtype), axis=-1, keepdims=True)
+    exact = (jnp.sum(between * theta, axis=-1, keepdims=True) + whole_ones - k) / jnp.maximum(count, 1)
+    return jnp.where(count > 0, exact, tau)
+
+
+@_offset.defjvp
+def _offset_jvp(k: int, primals: tuple[Rows], tangents: tuple[Rows]) -> Pair:
+    (theta,), (dtheta,) = primals, tangents
+    tau = _offset(k, theta)
+    between = _between(theta, tau)
+    count = jnp.sum(between, axis=-1, keepdims=True)
+    return tau, jnp.sum(between * dtheta, axis=-1, keepdims=True) / jnp.maximum(count, 1)
+
+
+def _between(theta: Rows, tau: Float[Array, "... 1"]) -> Rows:
+    return ((theta > tau) & (theta < tau + 1)).astype(theta.dtype)
