@@ -25,6 +25,7 @@ from ._dynamics import (
     descend as descend,
     relax as relax,
 )
+from ._equilibrium import Equilibrium as Equilibrium
 from ._facts import declared as declared
 from ._ham import (
     HAM as HAM,
@@ -51,6 +52,10 @@ from ._landscape import (
     energy_plane as energy_plane,
     fixed_points as fixed_points,
     plane_coordinates as plane_coordinates,
+)
+from ._learning import (
+    contrastive_gradient as contrastive_gradient,
+    equilibrium_gradient as equilibrium_gradient,
 )
 from ._methods import (
     ODE as ODE,

@@ -118,7 +118,7 @@ class Truncated(Adjoint):
         )
         # The value is that of the end, the gradient that of the further steps.
         xs = jax.tree.map(lambda x, y: x + (y - frozen(y)), out.xs, further.descend().xs)
-        return _of_states_alone(self, out, xs, descent)
+        return of_states_alone(self, out, xs, descent)
 
 
 class Implicit(Adjoint):
@@ -156,23 +156,25 @@ class Implicit(Adjoint):
         return self._at_rest(descent.frozen().relax(), descent)
 
     def _at_rest(self, out: Retrieval, descent: Descent) -> Retrieval:
-        return _of_states_alone(self, out, at_fixed_point(out.xs, descent.problem, descent.xs, self), descent)
+        return of_states_alone(self, out, at_fixed_point(out.xs, descent.problem, descent.xs, self), descent)
 
 
-def _of_states_alone(adjoint: Adjoint, out: Retrieval, xs: dict[str, Array], descent: Descent) -> Retrieval:
-    """Returns `out` with `xs`, which has a gradient, and refuses gradients by all else."""
+def of_states_alone(adjoint: Adjoint, out: Retrieval, xs: dict[str, Array] | None, descent: Descent) -> Retrieval:
+    """Returns `out` with `xs`, which has a gradient, and refuses gradients by all else; without `xs` by it, too."""
+    only = "gs" if xs is None else "xs"
+    way_out = "ham.energy(ham.activations(out.xs), out.xs)"
 
     def refused(value: _Tree, what: str) -> _Tree:
         message = (
-            f"{adjoint!r} has no gradient by {what}, only by xs; take adjoint=hamux.Unrolled(), or for the energy at "
-            "the end differentiate ham.energy(ham.activations(out.xs), out.xs)"
+            f"{adjoint!r} has no gradient by {what}, only by {only}; take adjoint=hamux.Unrolled(), or for the energy "
+            f"at the end differentiate {way_out}"
         )
         same: _Tree = _without_gradient(value, descent, message)
         return same
 
     return dataclasses.replace(
         out,
-        xs=xs,
+        xs=refused(out.xs, "xs") if xs is None else xs,
         energies=refused(out.energies, "energies"),
         residual=refused(out.residual, "the residual"),
         trajectory=refused(out.trajectory, "the trajectory"),

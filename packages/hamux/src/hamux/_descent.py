@@ -52,6 +52,7 @@ class Retrieval(eqx.Module):
       L is flat.
     - `reason`: why it ended, one of `Reason`. `Reason[out.reason]` is its text.
     - `trajectory`: the states behind `energies`, with a leading axis `steps + 1`, if asked for.
+    - `gs`: the activations at the end, under the adjoint `Equilibrium`; else None, `ham.activations(out.xs)` has them.
 
     Steps of a `warmup` are in none of these. With `energies=False`, `energies` is None, and under `descend` so are
     `residual`, `converged` and `reason`. For a vectorised HAM every array has a leading batch axis.
@@ -64,6 +65,7 @@ class Retrieval(eqx.Module):
     converged: Bool[Array, ""] | None
     reason: Reason | None
     trajectory: dict[str, Array] | None
+    gs: dict[str, Array] | None = None
 
 
 class Record(NamedTuple):

@@ -76,8 +76,12 @@ class HAM(Module):
             inspect.signature(synapse).bind(*layers)
         except TypeError as error:
             raise ValueError(f"{connection} gives {len(layers)} g's to {type(synapse).__name__}: {error}") from None
+        floats = [
+            leaf.dtype for leaf in jax.tree.leaves(synapse) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        ]
+        dtype = jnp.result_type(*floats) if floats else float
         try:
-            energy = jax.eval_shape(lambda: synapse(*(jnp.zeros(self.neurons[layer].shape) for layer in layers)))
+            energy = jax.eval_shape(lambda: synapse(*(jnp.zeros(self.neurons[layer].shape, dtype) for layer in layers)))
         except (ValueError, TypeError) as error:
             shapes = ", ".join(f'"{layer}" {self.neurons[layer].shape}' for layer in layers)
             raise ValueError(f"{connection} does not fit its layers {shapes}: {error}") from error

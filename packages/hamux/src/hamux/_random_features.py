@@ -52,14 +52,15 @@ class RandomFeatureSynapse(Module):
         if not g.ndim or g.shape[-1] != self.S.shape[1]:
             raise ValueError(f"RandomFeatureSynapse of dim {self.S.shape[1]} got g of shape {g.shape}")
         similarity: Array = jnp.maximum(self.features(g) @ widened(self.T), self.eps)
-        return -jnp.sum(jnp.log(similarity) / self.beta)
+        energies: Array = -jnp.log(similarity) / self.beta
+        return jnp.sum(energies)
 
     def features(self, x: Float[Array, "... dim"]) -> Float[Array, "... twice_features"]:
         """Returns φ(x)."""
         angles = self.beta**0.5 * product(x, self.S)
         angles += jnp.broadcast_to(widened(self.b), angles.shape)
-        both: Array = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        return both / len(self.b) ** 0.5
+        both: Array = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1) / len(self.b) ** 0.5
+        return both
 
     def remember(self, patterns: Float[ArrayLike, "patterns dim"]) -> Self:
         """Returns the synapse with patterns added to its memories: T + Σ φ(ξ).
