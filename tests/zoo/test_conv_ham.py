@@ -30,11 +30,15 @@ def make(**fields):
     return ConvHAM(ConvHAMConfig(**FIELDS | fields), key=KEY)
 
 
-@pytest.fixture(scope="module")
-def model():
+def noisy(**fields):
     """With parameters, biases too, that matter."""
     noise = iter(jr.split(KEY, 50))
-    return jax.tree.map(lambda leaf: leaf + 0.3 * jr.uniform(next(noise), leaf.shape), make())
+    return jax.tree.map(lambda leaf: leaf + 0.3 * jr.uniform(next(noise), leaf.shape), make(**fields))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return noisy()
 
 
 @pytest.fixture
@@ -60,13 +64,15 @@ def softmax(x):
     return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
 
 
-def test_it_begins_as_a_convolutional_network(model, image):
+@pytest.mark.parametrize(("blocks", "activation"), [("tanh", np.tanh), ("relu", lambda x: np.clip(x, 0, 3))])
+def test_it_begins_as_a_convolutional_network(image, blocks, activation):
     """Layers at rest are 0, but for label, memory and prior, which show all of theirs evenly."""
+    model = noisy(blocks=blocks)
     parts, prior = model.ham.synapses, model.ham.neurons["prior"].lagrangian.loudness
     beta = float(model.ham.neurons["memory"].lagrangian.keywords["beta"])
     pixels, even = (image - 0.5) / 0.5, np.full(3, SMALL.loudness / 3)
-    first = np.tanh(convolved(pixels, parts["conv1"], (2, 2), "SAME"))
-    last = np.tanh(convolved(first, parts["conv2"], (2, 2), "SAME"))
+    first = activation(convolved(pixels, parts["conv1"], (2, 2), "SAME"))
+    last = activation(convolved(first, parts["conv2"], (2, 2), "SAME"))
     seen = np.tanh(convolved(last, parts["parts"], (1, 1), "VALID")[0, 0] + np.asarray(parts["names"].W) @ even)
     recalled = np.full(6, 1 / 6) @ np.asarray(parts["patterns"].W).reshape(6, 9)
     components = convolved(pixels, parts["components"], (1, 1), "VALID")[0, 0] + recalled
@@ -87,9 +93,23 @@ def test_no_sweep_raises_the_energy(model, image, known, label):
         assert energies[-1] < energies[0]
 
 
-def test_its_sweeps_are_certified(model):
-    certificate = hamux.certify(model.ham, model.dynamics().method)
-    assert certificate
+@pytest.mark.parametrize("blocks", ["tanh", "relu"])
+def test_its_sweeps_are_certified(blocks):
+    model = noisy(blocks=blocks)
+    assert hamux.certify(model.ham, model.dynamics().method)
+
+
+def test_no_sweep_of_rectified_blocks_raises_the_energy(image, known):
+    recalled = noisy(blocks="relu").recall(image, known, max_steps=100)
+    assert np.all(np.diff(recalled.energies) <= 1e-12 * np.abs(recalled.energies).max())
+    assert recalled.converged
+
+
+def test_memories_vote_as_they_are_told_to():
+    images, labels = np.random.default_rng(0).uniform(size=(4, *SMALL.shape)), np.arange(4) % 3
+    few, more = (make(votes=votes).prepared(images, labels, seed=0).ham.synapses["labels"].W for votes in (0, 0.5))
+    np.testing.assert_array_equal(few, 0)
+    assert set(np.unique(more)) == {0, 0.5}
 
 
 def test_every_layer_is_at_its_minimum_at_the_fixed_point(model, image, known):
@@ -254,6 +274,8 @@ def test_half_precision_stays_near(image, known):
         ({"classes": -1}, "classes is -1"),
         ({"beta": -1.0}, "beta is -1.0; expected a finite number greater than 0"),
         ({"loudness": float("inf")}, "loudness is inf"),
+        ({"votes": -0.1}, "votes is -0.1; expected a finite number of at least 0"),
+        ({"blocks": "sine"}, "blocks is 'sine'; expected"),
         ({"std": 0.0}, "std is 0.0"),
     ],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Literal, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -33,12 +33,14 @@ class ConvHAMConfig(Config):
       one for each channel.
     - `classes`: the number of label neurons, 0 for none.
     - `channels`, `kernels`: the filters of each block and their side. Every block halves height and width.
+    - `blocks`: their activation, "tanh" or "relu", which is g = x clipped to [0, 3].
     - `components`: the number of directions along which images of one memory vary, as `ConvHAM.prepared` finds them.
     - `noise`: the variance of a pixel beside the components, in units of `std²`. A smaller one makes recalls more exact
       and longer.
     - `parts`: the number of neurons that see the whole last block and the label.
     - `memories`: the number of patterns of the components and the label.
     - `beta`: the inverse temperature of the memories. With 1 their activations are the probabilities of the mixture.
+    - `votes`: how much a memory adds to the state of its label.
     - `loudness`: what the activations of the label add up to.
     - `stiffness`: how much an image resists what blocks say: the energy of its neurons is `stiffness`·|v|²/2.
 
@@ -51,11 +53,13 @@ class ConvHAMConfig(Config):
     classes: int = 10
     channels: tuple[int, ...] = (24, 48)
     kernels: tuple[int, ...] = (6, 4)
+    blocks: Literal["tanh", "relu"] = "tanh"
     components: int = 100
     noise: float = 0.2
     parts: int = 256
     memories: int = 500
     beta: float = 1.0
+    votes: float = 0.3
     loudness: float = 1.0
     stiffness: float = 1000.0
 
@@ -82,10 +86,12 @@ class ConvHAMConfig(Config):
         for name in ("noise", "beta", "loudness", "stiffness"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a finite number greater than 0")
+        if not 0 <= self.votes < np.inf:
+            raise ValueError(f"votes is {self.votes}; expected a finite number of at least 0")
 
 
-# The activations of components are their states up to such a number, and bounded by it.
-_REACH = 300.0
+# The activations of components are their states up to such a number, and bounded by it; those of rectified blocks, too.
+_REACH, _REACH_OF_BLOCKS = 300.0, 3.0
 # A unit of a softmax that is so far ahead of the others, times its inverse temperature, is the only active one.
 _FAR_AHEAD = 40.0
 # So far ahead, likewise, a label that is held puts its memories: more than an image of another class does.
@@ -120,13 +126,17 @@ class _Loud(eqx.Module):
         return self.loudness * hamux.lagr_softmax(x)
 
 
-def _lagr_bounded(x: Float[Array, "..."]) -> Float[Array, ""]:
-    """L = Σ x²/2 up to |x| = s = 300, and s|x| − s²/2 beyond; activation g = x, clipped to [−s, s] (Huber, 1964)."""
-    g = jnp.clip(x, -_REACH, _REACH)
-    return jnp.sum(g * (x - g / 2))
+class _Clipped(eqx.Module):
+    """L(x) = Σ g·(x − g/2) with the activation g = x, clipped to [low, high] (Huber, 1964)."""
 
+    low: float = eqx.field(static=True)
+    high: float = eqx.field(static=True)
+    convex: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = True
 
-vars(_lagr_bounded).update(convex=True, elementwise=True)
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, ""]:
+        g = jnp.clip(x, self.low, self.high)
+        return jnp.sum(g * (x - g / 2))
 
 
 class ConvHAM(Classifier, Generator, Featured, Attributed):
@@ -137,8 +147,9 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
             − g_memory·(C g_prior),  g_block,0 = g_image
 
     The layers are "image" and "components" (g = x/Λ with the `stiffness` Λ; components are also bounded), "block1", …
-    and "parts" (tanh), "memory" (softmax), "label" and "prior" (softmax, times a number). The W_i are convolutions with
-    stride 2. Every synapse is symmetric: what goes up by W comes down by its transpose.
+    (tanh, or rectified up to a bound) and "parts" (tanh), "memory" (softmax), "label" and "prior" (softmax, times a
+    number). The W_i are convolutions with stride 2. Every synapse is symmetric: what goes up by W comes down by its
+    transpose.
 
     `prepared` makes image, components and memory a mixture of probabilistic principal component analyses: F holds the
     directions in which images vary around cluster centres, ξ the centres, U and C their labels. This part completes and
@@ -171,15 +182,16 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
 
         layers = {
             "image": hamux.Neurons(_Stiff(hamux.lagr_identity, config.stiffness), config.shape),
-            "components": hamux.Neurons(_Stiff(_lagr_bounded, config.stiffness), (1, 1, config.components)),
+            "components": hamux.Neurons(_Stiff(_Clipped(-_REACH, _REACH), config.stiffness), (1, 1, config.components)),
         }
         synapses: dict[str, Callable[..., Array]] = {"mean": hamux.BiasSynapse(next(keys), config.shape)}
         connections: list[tuple[tuple[str, ...], str]] = [(("image",), "mean")]
+        of_blocks = hamux.lagr_tanh if config.blocks == "tanh" else _Clipped(0.0, _REACH_OF_BLOCKS)
         below, size = "image", config.shape
         for i, (channels, kernel) in enumerate(zip(config.channels, config.kernels, strict=True), 1):
             synapses[f"conv{i}"] = convolution(channels, size, kernel, 2, "SAME")
             size = (size[0] // 2, size[1] // 2, channels)
-            layers[f"block{i}"] = hamux.Neurons(hamux.lagr_tanh, size)
+            layers[f"block{i}"] = hamux.Neurons(of_blocks, size)
             connections.append(((below, f"block{i}"), f"conv{i}"))
             below = f"block{i}"
         synapses["parts"] = convolution(config.parts, size, size[:2], 1, "VALID")
@@ -277,7 +289,7 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
         outside = (mean - along.T @ (along @ mean)).reshape(config.shape)
         new = [outside, filters, np.zeros(len(along)), patterns[..., None, None], depths]
         kinds = jax.nn.one_hot(classes, config.classes)
-        new = [config.stiffness * each for each in new] + [0.3 * kinds, kinds]
+        new = [config.stiffness * each for each in new] + [config.votes * kinds, kinds]
         pairs = zip(new, jax.tree.leaves(self._mixture), strict=False)  # without classes there are no labels
         arrays = [jnp.asarray(each, was.dtype) for each, was in pairs]
         model: Self = eqx.tree_at(lambda model: jax.tree.leaves(model._mixture), self, arrays)
