@@ -41,17 +41,8 @@ CORE_ORDER = [
         "_methods._method",
     ],
     *[f"_methods._{name}" for name in METHODS],
-    *[
-        "_methods",
-        "_descent",
-        "_adjoints",
-        "_equilibrium",
-        "_dynamics",
-        "_learning",
-        "_landscape",
-        "_retrieval",
-        "__init__",
-    ],
+    *["_methods", "_descent", "_adjoints", "_equilibrium", "_dynamics", "_learning", "_landscape", "_retrieval"],
+    *["nn", "__init__"],
 ]
 FILES = [
     *[f"files.{name}" for name in ("_caches", "_archive", "_folder", "_hub", "_card", "_bundled", "_saving", "_push")],

@@ -1,5 +1,6 @@
 """Hierarchical associative memories: neurons, Lagrangians, hypersynapses, one energy, and its descent."""
 
+from . import nn as nn
 from ._adjoints import (
     Adjoint as Adjoint,
     Implicit as Implicit,
