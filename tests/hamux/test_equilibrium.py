@@ -41,6 +41,54 @@ def test_each_kind_meets_the_implicit_gradient_at_its_rate(name):
         np.testing.assert_allclose(np.log2(np.divide(errors[:-1], errors[1:])), order, atol=0.25)
 
 
+@pytest.mark.parametrize("name", ["saturated tanh", "layernorm, a token clamped"])
+def test_points_on_a_circle_meet_it_exponentially(name):
+    """At a β at which the centred gradient is off by a tenth of a percent."""
+    ham, clamp = HAMS[name]
+    exact = gradient(ham, states(ham), clamp, hamux.Implicit())
+    errors = {
+        points: difference(gradient(ham, states(ham), clamp, hamux.Equilibrium(0.01, "holomorphic", points)), exact)
+        for points in (2, 4, 6)
+    }
+    centred = difference(gradient(ham, states(ham), clamp, hamux.Equilibrium(0.01)), exact)
+    assert errors[2] == pytest.approx(centred, rel=1e-3)
+    assert errors[2] > 50 * errors[4] > 2500 * errors[6]
+
+
+ANALYTIC = ["lagr_identity", "lagr_exp", "lagr_tanh", "lagr_sigmoid", "lagr_softmax", "lagr_ghostmax", "lagr_layernorm"]
+ANALYTIC += ["lagr_spherical_norm"]
+
+
+@pytest.mark.parametrize("name", ANALYTIC)
+def test_what_is_declared_analytic_is(name):
+    """L and its activation at complex states meet the conditions of Cauchy and Riemann."""
+    lagrangian = getattr(hamux, name)
+    assert hamux.declared(lagrangian, "analytic")
+    rng = np.random.default_rng(0)
+    for x in (rng.normal(size=5), 3 * rng.normal(size=5)):
+        z, v, h = jnp.asarray(x + 0.2j * rng.normal(size=5)), jnp.asarray(rng.normal(size=5) + 0j), 1e-6
+        g = jax.grad(lagrangian, holomorphic=True)
+        np.testing.assert_allclose(g(jnp.asarray(x + 0j)), jax.grad(lagrangian)(jnp.asarray(x)), atol=1e-12)
+        for way in (h, 1j * h):
+            slope = (lagrangian(z + way * v) - lagrangian(z - way * v)) / (2 * way)
+            np.testing.assert_allclose(slope, jnp.sum(g(z) * v), atol=1e-7)
+            bend = (g(z + way * v) - g(z - way * v)) / (2 * way)
+            np.testing.assert_allclose(bend, jax.jvp(g, (z,), (v,))[1], atol=1e-7)
+
+
+def test_every_lagrangian_is_declared_analytic_or_refused():
+    names = [name for name in dir(hamux) if name.startswith("lagr_")]
+    assert [name for name in names if hamux.declared(getattr(hamux, name), "analytic")] == sorted(ANALYTIC)
+    ham = bilinear()
+    rough = hamux.HAM(
+        {"a": hamux.Neurons(hamux.lagr_relu, 4), "b": ham.neurons["b"]},
+        {"s": ham.synapses["s"], "m": hamux.HopfieldSynapse(jr.key(0), 3, 5)},
+        [*ham.connections, (("b",), "m")],
+    )
+    with pytest.raises(ValueError, match='no holomorphic gradient: layer "a", synapse "m" is not declared analytic'):
+        hamux.equilibrium_gradient(distance, rough, states(ham), beta=0.1, kind="holomorphic")
+
+
 def test_a_synapse_learns_from_the_activations_of_its_own_layers():
     """ΔW = −(g_a g_bᵀ at β less that at −β)/2β, with the loss as a nudge of E."""
     ham, xs, beta = bilinear(), states(bilinear()), 0.05
@@ -121,7 +169,9 @@ def test_what_has_no_gradient_says_so():
     [
         ({"beta": 0.0}, "beta is 0.0; it must be finite and greater than 0"),
         ({"beta": float("nan")}, "beta is nan"),
-        ({"kind": "sideways"}, 'kind is \'sideways\'; it is "one-sided" or "centred"'),
+        ({"kind": "sideways"}, "kind is 'sideways'; it is one of"),
+        ({"points": 4}, 'points is 4, but the kind is "centred"'),
+        ({"points": 1, "kind": "holomorphic"}, "points is 1; at least two lie on a circle"),
         ({"loss": lambda gs: jnp.array(2.0)}, "the loss does not depend on the activations"),
         ({"loss": lambda gs: jnp.zeros_like(gs["a"]).sum()}, "the loss does not depend on the activations"),
     ],

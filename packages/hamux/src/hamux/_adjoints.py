@@ -105,7 +105,7 @@ class Truncated(Adjoint):
     def relax(self, descent: Descent) -> Retrieval:
         out = descent.frozen().relax()
         problem, end = _held_if_binary(descent.problem), descent.problem.hold(descent.xs, out.xs)
-        rate = _contracting_rate(frozen(problem), frozen(end))
+        rate = contracting_rate(frozen(problem), frozen(end))
         further = dataclasses.replace(
             descent,
             problem=problem,
@@ -211,7 +211,7 @@ def _held_if_binary(problem: Problem) -> Problem:
     return dataclasses.replace(problem, masks=masks, whole=problem.whole | set(binary))
 
 
-def _contracting_rate(problem: Problem, xs: dict[str, Array]) -> Float[Array, ""]:
+def contracting_rate(problem: Problem, xs: dict[str, Array]) -> Float[Array, ""]:
     """Returns a dt at which explicit steps near the fixed point `xs` contract.
 
     They do for dt < 2/λ, with λ the largest eigenvalue of the Jacobian of (1/τ) ∂E/∂g. The dt is 1/λ after eight steps

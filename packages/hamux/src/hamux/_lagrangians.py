@@ -48,7 +48,7 @@ def _norm_is_convex(gamma: float | Array, eps: float | Array) -> bool | Bool[Arr
     return (gamma >= 0) & (gamma < float("inf")) & (eps >= 0)
 
 
-@_lagrangian(convex=True, elementwise=True, lipschitz=1.0, identity=True)
+@_lagrangian(convex=True, elementwise=True, lipschitz=1.0, identity=True, analytic=True)
 def lagr_identity(x: Float[Array, "..."]) -> Float[Array, ""]:
     """L = ½ Σ x²; activation g = x."""
     return 0.5 * jnp.sum(x**2)
@@ -82,7 +82,7 @@ def _half_square(x: Float[Array, "..."]) -> Float[Array, "..."]:
 _half_square.defjvps(lambda tangent, _, x: relu(x) * tangent)
 
 
-@_lagrangian(convex=_positive, elementwise=True)
+@_lagrangian(convex=_positive, elementwise=True, analytic=True)
 def lagr_exp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
     """L = (1/β) Σ exp(βx); activation g = exp(βx). Convex for β > 0.
 
@@ -102,7 +102,7 @@ def lagr_rexp(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array,
     return jnp.sum(jnp.exp(beta * rectified) / beta - rectified)
 
 
-@_lagrangian(convex=_positive, elementwise=True)
+@_lagrangian(convex=_positive, elementwise=True, analytic=True)
 def lagr_tanh(x: Float[Array, "..."], beta: float | Array = 1.0) -> Float[Array, ""]:
     """L = (1/β) Σ log cosh(βx); activation g = tanh(βx). Convex for β > 0. Finite for every finite x."""
     # Flat: XLA on a CPU runs an element-wise loop over a shape like (11, 11, 16) several times slower.
@@ -115,20 +115,30 @@ def lagr_sign(x: Float[Array, "..."]) -> Float[Array, ""]:
     return jnp.sum(jnp.abs(x))
 
 
+def _sign(z: Array) -> Array:
+    """1 where the real part is at least 0, and −1 elsewhere: with it, an even function is analytic beside the reals."""
+    return jnp.where(jnp.real(z) < 0, -1, 1).astype(z.dtype)
+
+
+def _at_most(most: float, z: Array) -> Array:
+    return jnp.where(jnp.real(z) > most, most, z)
+
+
 @jax.custom_jvp
 def _log_cosh(x: Float[Array, " n"], beta: Float[Array, ""]) -> Float[Array, " n"]:
     """(1/β) log cosh(βx), exact near 0, where |z| + log(1 + exp(−2|z|)) − log 2 cancels, and far from it, where βx
     overflows. Its derivative by x is given for speed."""
-    a = jnp.abs(beta * x)
-    near = a < 1
+    sign = _sign(beta * x)
+    a = sign * (beta * x)
+    near = jnp.abs(a) < 1
     tail = jnp.where(near, jnp.expm1(-a) ** 2 / (2 * jnp.exp(-a)), jnp.exp(-2 * a))
-    far = jnp.sign(beta) * jnp.abs(x) - jnp.log(2.0).astype(x.dtype) / beta
+    far = sign * x - jnp.log(2.0).astype(x.dtype) / beta
     return jnp.log1p(tail) / beta + jnp.where(near, 0, far)
 
 
 def _log_cosh_by_beta(tangent: Array, value: Array, x: Array, beta: Array) -> Array:
     """(βx tanh(βx) − log cosh(βx)) / β², less what cancels where βx is large."""
-    a = jnp.minimum(jnp.abs(beta * x), 1e3)
+    a = _at_most(1e3, _sign(beta * x) * (beta * x))
     e = jnp.exp(-2 * a)
     far = jnp.log(2.0).astype(x.dtype) - jnp.log1p(e) - 2 * a * e / (1 + e)
     return far / beta**2 * tangent
@@ -137,7 +147,7 @@ def _log_cosh_by_beta(tangent: Array, value: Array, x: Array, beta: Array) -> Ar
 _log_cosh.defjvps(lambda tangent, _, x, beta: jnp.tanh(beta * x) * tangent, _log_cosh_by_beta)
 
 
-@_lagrangian(convex=lambda beta, scale: (beta * scale >= 0) & (abs(beta) >= _TINY), elementwise=True)
+@_lagrangian(convex=lambda beta, scale: (beta * scale >= 0) & (abs(beta) >= _TINY), elementwise=True, analytic=True)
 def lagr_sigmoid(x: Float[Array, "..."], beta: float | Array = 1.0, scale: float | Array = 1.0) -> Float[Array, ""]:
     """L = (s/β) Σ log(1 + exp(βx)); activation g = s/(1 + exp(−βx)), with s = `scale`.
 
@@ -149,13 +159,14 @@ def lagr_sigmoid(x: Float[Array, "..."], beta: float | Array = 1.0, scale: float
 @jax.custom_jvp
 def _softplus(x: Float[Array, "..."], beta: Float[Array, ""]) -> Float[Array, "..."]:
     """(1/β) log(1 + exp(βx)), also where βx overflows."""
-    top = jnp.where(beta > 0, jnp.maximum(x, 0), jnp.minimum(x, 0))
-    return top + jnp.log1p(jnp.exp(-jnp.abs(beta * x))) / beta
+    sign = _sign(beta * x)
+    top = jnp.where(jnp.real(sign) > 0, x, 0)
+    return top + jnp.log1p(jnp.exp(-sign * (beta * x))) / beta
 
 
 def _softplus_by_beta(tangent: Array, value: Array, x: Array, beta: Array) -> Array:
     """(βx σ(βx) − log(1 + exp(βx))) / β², which is even in βx, less what cancels where that is large."""
-    a = jnp.minimum(jnp.abs(beta * x), 1e3)
+    a = _at_most(1e3, _sign(beta * x) * (beta * x))
     e = jnp.exp(-a)
     return -(a * e / (1 + e) + jnp.log1p(e)) / beta**2 * tangent
 
@@ -163,7 +174,7 @@ def _softplus_by_beta(tangent: Array, value: Array, x: Array, beta: Array) -> Ar
 _softplus.defjvps(lambda tangent, _, x, beta: jax.nn.sigmoid(beta * x) * tangent, _softplus_by_beta)
 
 
-@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, inverse_temperature=lambda beta: beta)
+@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, inverse_temperature=lambda beta: beta, analytic=True)
 def lagr_softmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
     """L = (1/β) Σ_tokens log Σ_axis exp(βx); activation g = softmax(βx) along `axis`. Convex for β > 0.
 
@@ -172,7 +183,7 @@ def lagr_softmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = 
     return jnp.sum(log_sum_exp(x, beta, axis=axis))
 
 
-@_lagrangian(convex=_positive, tokenwise=lambda axis: axis)
+@_lagrangian(convex=_positive, tokenwise=lambda axis: axis, analytic=True)
 def lagr_ghostmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int = -1) -> Float[Array, ""]:
     """L = (1/β) Σ_tokens log(1 + Σ_axis exp(βx)); activation g = exp(βx) / (1 + Σ_axis exp(βx)). Convex for β > 0.
 
@@ -181,7 +192,7 @@ def lagr_ghostmax(x: Float[Array, "..."], beta: float | Array = 1.0, axis: int =
     return jnp.sum(log_sum_exp(x, beta, axis=axis, ghost=True))
 
 
-@_lagrangian(convex=_norm_is_convex, tokenwise=lambda axis: axis)
+@_lagrangian(convex=_norm_is_convex, tokenwise=lambda axis: axis, analytic=True)
 def lagr_layernorm(
     x: Float[Array, "..."],
     gamma: float | Array = 1.0,
@@ -195,11 +206,12 @@ def lagr_layernorm(
     vector of the shape of one token when `axis` is the last. Flat along the constant vector.
     Hoover et al., "Energy Transformer", 2023, eq. 2.
     """
-    scale = jnp.sqrt(jnp.var(x, axis=axis) + eps)
+    centred = x - jnp.mean(x, axis=axis, keepdims=True)
+    scale = jnp.sqrt(jnp.mean(centred**2, axis=axis) + eps)
     return x.shape[axis] * gamma * jnp.sum(scale) + jnp.sum(_per_unit(delta, x) * x)
 
 
-@_lagrangian(convex=_norm_is_convex, tokenwise=lambda axis: axis)
+@_lagrangian(convex=_norm_is_convex, tokenwise=lambda axis: axis, analytic=True)
 def lagr_spherical_norm(
     x: Float[Array, "..."],
     gamma: float | Array = 1.0,

@@ -1,7 +1,7 @@
 """Learning by energy, for a training loop of one's own: gradients from where recalls come to rest."""
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._dynamics import Clamp, relax
-from ._equilibrium import Equilibrium
+from ._equilibrium import Equilibrium, Kind
 from ._ham import HAM, States, VectorizedHAM
 from ._methods import Method
 
@@ -22,7 +22,8 @@ def equilibrium_gradient(
     xs: States,
     *,
     beta: float,
-    kind: Literal["one-sided", "centred"] = "centred",
+    kind: Kind = "centred",
+    points: int | None = None,
     clamp: Clamp | None = None,
     tol: float = 1e-5,
     max_steps: int = 500,
@@ -31,13 +32,13 @@ def equilibrium_gradient(
     """Returns the loss of where a relaxation comes to rest, and its gradient by equilibrium propagation, as a HAM.
 
     - `loss`: a differentiable scalar function of the activations `gs`. Those of a vectorised HAM have a batch axis.
-    - `beta`, `kind`: as in `hamux.Equilibrium`.
+    - `beta`, `kind`, `points`: as in `hamux.Equilibrium`.
 
     The other arguments are those of `relax`.
 
     **Raises** ValueError as `Equilibrium` and `relax` do, and for a loss that does not depend on the activations.
     """
-    adjoint = Equilibrium(beta, kind)
+    adjoint = Equilibrium(beta, kind, points)
     shapes = jax.eval_shape(ham.activations, dict(xs))
     if not _depends_on_its_argument(loss, shapes):
         raise ValueError("the loss does not depend on the activations: it has no gradient")

@@ -50,8 +50,9 @@ def _largest(
     where: Bool[Array, "..."] | None = None,
     ghost: bool = False,
 ) -> Float[Array, "..."]:
-    """The x of the largest βx, without a gradient; 0 where it is not finite."""
-    sign = jnp.where(beta < 0, -1, 1).astype(x.dtype)
-    top = jnp.max(sign * jax.lax.stop_gradient(x), axis=axis, where=where, initial=-jnp.inf, keepdims=True)
+    """The real part of the x of the largest βx, without a gradient; 0 where it is not finite."""
+    real = jnp.real(jax.lax.stop_gradient(x))
+    sign = jnp.where(jnp.real(beta) < 0, -1, 1).astype(real.dtype)
+    top = jnp.max(sign * real, axis=axis, where=where, initial=-jnp.inf, keepdims=True)
     top = sign * (jnp.maximum(top, 0) if ghost else top)
-    return jnp.where(jnp.isfinite(top), top, 0)
+    return jnp.where(jnp.isfinite(top), top, 0).astype(x.dtype)

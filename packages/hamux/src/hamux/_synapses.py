@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from ._binding import Module, bind
 from ._checks import positive, sizes, whole
-from ._facts import Number, either, holds, known, settled
+from ._facts import Number, Truth, either, holds, known, settled
 from ._lagrangians import lagr_relu
 from ._precision import accumulator, log_sum_exp, softmax, widened
 
@@ -152,6 +152,10 @@ class HopfieldSynapse(Stored):
     def curvature(self) -> Number:
         return either(holds(self.lagrangian, "convex"), 0.0, math.inf)
 
+    @property
+    def analytic(self) -> Truth:
+        return holds(self.lagrangian, "analytic")
+
     def __call__(self, *gs: Float[Array, "... dim"]) -> Float[Array, ""]:
         return -self.lagrangian(self._hidden(gs))
 
@@ -191,6 +195,10 @@ class KernelSynapse(Stored):
     def curvature(self) -> Number | None:
         """The Gaussian is ½‖g‖² less a log-sum-exp of linear functions, for every β > 0."""
         return either(settled(known(self.beta) > 0), 1.0, math.inf) if self.kernel == "gaussian" else None
+
+    @property
+    def analytic(self) -> bool:
+        return self.kernel == "gaussian"
 
     def __init__(
         self,

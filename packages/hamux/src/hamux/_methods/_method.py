@@ -170,9 +170,11 @@ def certify(
 
     - A Lagrangian: `convex`, whether it is. `elementwise`, whether it is a sum over units. `tokenwise`, the axis or
       axes along which units share it, True for the last one; tokens along the others are summed. `lipschitz`, a
-      constant of its activation. `binary`, whether its activation is ±1.
+      constant of its activation. `binary`, whether its activation is ±1. `analytic`, whether its formula holds for
+      complex states near real ones, as the holomorphic `hamux.Equilibrium` asks.
     - A synapse: `multilinear`, whether E is linear in each g while the others are held. `curvature`, a number c for
       which E − (c/2) Σ‖g‖² is concave in all its g's together: 0 where E is concave, inf where there is no such c.
+      `analytic`, as for a Lagrangian; what is multilinear is analytic.
 
     What is not declared is not certified. Where jax traces a parameter, a mask or a time constant that bears on the
     answer, the reason says so; `hamux.Certified` decides there as the program runs. `tau` and `clamp` are as in
