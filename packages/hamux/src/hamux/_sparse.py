@@ -232,4 +232,4 @@ def _offset_jvp(k: int, primals: tuple[Rows], tangents: tuple[Rows]) -> Pair:
 
 
 def _between(theta: Rows, tau: Float[Array, "... 1"]) -> Rows:
-    return ((theta > tau) & (theta < tau + 1)).astype(theta.dtype)
+    return ((theta - tau > 0) & (theta - tau < 1)).astype(theta.dtype)
