@@ -41,7 +41,17 @@ CORE_ORDER = [
         "_methods._method",
     ],
     *[f"_methods._{name}" for name in METHODS],
-    *["_methods", "_descent", "_adjoints", "_equilibrium", "_dynamics", "_learning", "_landscape", "_retrieval"],
+    *[
+        "_methods",
+        "_descent",
+        "_adjoints",
+        "_equilibrium",
+        "_dynamics",
+        "_learning",
+        "_landscape",
+        "_retrieval",
+        "_verdict",
+    ],
     *["nn", "__init__"],
 ]
 FILES = [

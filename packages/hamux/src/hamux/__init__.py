@@ -91,3 +91,4 @@ from ._synapses import (
     KernelSynapse as KernelSynapse,
     Readied as Readied,
 )
+from ._verdict import Outcome as Outcome, Verdict as Verdict, verdict as verdict

@@ -125,9 +125,9 @@ def _retrieve(
         raise ValueError(f"method is {method!r}; expected one of hamux's methods, such as hamux.Backtracking()")
     if not isinstance(adjoint, Adjoint):
         raise ValueError(f"adjoint is {adjoint!r}; expected hamux.Unrolled(), Truncated(steps) or Implicit()")
-    states = {name: _as_array(x) for name, x in xs.items()}
+    states = {name: as_array(x) for name, x in xs.items()}
     one._check_layers("state", states, batched=batched)
-    masks = {name: _as_array(mask) for name, mask in (clamp or {}).items()}
+    masks = {name: as_array(mask) for name, mask in (clamp or {}).items()}
     circumstances = setting(one, tau, masks)
     for name, mask in masks.items():
         shape = one.neurons[name].shape
@@ -140,7 +140,7 @@ def _retrieve(
     return retrieval
 
 
-def _as_array(values: ArrayLike | Sequence[Any]) -> Array:
+def as_array(values: ArrayLike | Sequence[Any]) -> Array:
     """Returns lists, booleans and the like as arrays of NumPy, which jax takes like its own, and arrays as they are."""
     return values if isinstance(values, jax.Array) else cast(Array, np.asarray(values))
 

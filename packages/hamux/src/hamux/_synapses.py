@@ -91,7 +91,7 @@ class BiasSynapse(Module):
 
 
 class Stored(Module):
-    """A synapse that stores memories."""
+    """A synapse that stores memories, and has `weights`, that of each memory in the force."""
 
     xi: tuple[Float[Array, "memories dim"], ...]
 
@@ -164,7 +164,12 @@ class HopfieldSynapse(Stored):
 
         That is L'(h) over its sum, and 1/memories where the sum is 0.
         """
-        return _shares(jax.grad(self.lagrangian)(self._hidden(gs)))
+        return _shares(self.weights(*gs))
+
+    def weights(self, *gs: Float[Array, "... dim"]) -> Float[Array, "... memories"]:
+        """Returns L'(h), the weight of each memory in the force; all are 0 where no memory is felt."""
+        weights: Array = jax.grad(self.lagrangian)(self._hidden(gs))
+        return weights
 
     def _hidden(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
         self._check(gs)
@@ -227,10 +232,15 @@ class KernelSynapse(Stored):
         That is softmax(−u) for the Gaussian. For the other kernel every memory within reach has an equal share, and
         every memory 1/memories where none is.
         """
+        return _shares(self.weights(*gs))
+
+    def weights(self, *gs: Float[Array, "... dim"]) -> Float[Array, "... memories"]:
+        """Returns softmax(−u), and 1 for memories within reach of the other kernel, which may be none."""
         distances, beta = self._distances(gs), widened(self.beta)
         if self.kernel == "gaussian":
             return softmax(-distances, beta)
-        return _shares((beta * distances < 1).astype(distances.dtype))
+        within_reach: Array = beta * distances < 1
+        return within_reach.astype(distances.dtype)
 
     def _distances(self, gs: Sequence[Array]) -> Float[Array, "... memories"]:
         """½ Σ_layers ‖g − ξ_μ‖²."""
