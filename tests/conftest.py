@@ -42,5 +42,5 @@ gc.set_threshold(100_000)  # tracing makes millions of small objects; looking th
 def pytest_runtest_teardown(item, nextitem):
     """Lets go of compiled programs before Linux, which allows a process 65,530 maps of memory, ends it."""
     maps = Path("/proc/self/maps")
-    if (nextitem is None or nextitem.path != item.path) and maps.exists() and maps.read_text().count("\n") > 30_000:
+    if (nextitem is None or nextitem.path != item.path) and maps.exists() and maps.read_text().count("\n") > 45_000:
         jax.clear_caches()
