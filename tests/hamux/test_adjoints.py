@@ -231,6 +231,7 @@ def test_unrolled_gradients_of_relax_are_those_of_its_steps(method):
     assert difference(exact, implicit) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", [hamux.Implicit(), hamux.Truncated(3), hamux.Unrolled()], ids=repr)
 def test_gradients_of_a_batch_are_those_of_its_examples(adjoint):
     ham, _ = HAMS["tanh and softmax"]
@@ -342,6 +343,7 @@ def implicit_function(ham, xs, clamp):
     return jax.grad(lambda flat: loss(lambda *_: Ended(unravel(flat)), ham, None))(flat) @ moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

@@ -145,7 +145,7 @@ def test_a_missing_file_is_named(folder, name):
 def test_a_misspelt_name_is_answered_with_the_nearest():
     with pytest.raises(FileNotFoundError, match="did you mean dense-hopfield-mnist"):
         from_pretrained("dense-hopfield-mnst")
-    listed = "bundled are conv-ham-fashion-mnist, conv-ham-mnist, dense-hopfield-fashion-mnist"
+    listed = "bundled are conv-ham-cifar10, conv-ham-fashion-mnist, conv-ham-mnist, dense-hopfield-fashion-mnist"
     with pytest.raises(FileNotFoundError, match=listed):
         from_pretrained("resnet")
 
