@@ -46,7 +46,7 @@ def test_each_python_block_runs_by_itself(tmp_path):
     energies = re.search(r"energy at every step: \[([^\]]*)\]", printed)[1].split()
     assert len(energies) == 13
     assert all(float(after) < float(before) for before, after in itertools.pairwise(energies))
-    assert "features: (192,)" in printed
+    assert "features: (10176,)" in printed
     assert (tmp_path / "runs/my-memory/model.safetensors").is_file()
     assert (tmp_path / "runs/fashion/model/model.safetensors").is_file()
 

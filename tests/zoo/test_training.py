@@ -90,9 +90,10 @@ def test_the_tasks_of_a_memory_are_learned_and_one_seed_gives_one_model(digits, 
     assert last["validation_accuracy"] > 0.7
     assert evaluate(model, digits)["test_error"] < 20
     best = DenseHopfield.from_pretrained(tmp_path / "run/best")
-    assert best.config == model.config == dataclasses.replace(CONFIG, memories=50)
+    assert best.config == dataclasses.replace(model.config, unfamiliar=None) == dataclasses.replace(CONFIG, memories=50)
     assert eqx.tree_equal(DenseHopfield.from_pretrained(tmp_path / "run/model"), model)
-    assert eqx.tree_equal(train(DenseHopfield, digits, recipe, config=config, quiet=True), model)
+    again = train(DenseHopfield, digits, recipe, config=config, quiet=True)
+    assert eqx.tree_equal(jax.tree.leaves(again), jax.tree.leaves(model))
     assert [(folder, lines[-1]["step"]) for folder, lines, _, _ in drawn] == [
         (tmp_path / "run", step) for step in (15, 30)
     ]
