@@ -356,6 +356,11 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
     def _upward(self) -> list[str]:
         return ["image", *self._blocks, "components", "parts", "memory", *self._labels]
 
+    @property
+    def _rest(self) -> States:
+        """All layers at rest."""
+        return {name: state.astype(self._dtype) for name, state in self.ham.init_states().items()}
+
     def _alone(self, layer: str, unit: Int[Array, ""]) -> States:
         """The state of a softmax layer of which one unit alone is active."""
         shape = self.ham.neurons[layer].shape
@@ -370,9 +375,8 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
 
     def _swept(self, order: Sequence[str], held: States) -> States:
         """The states after a sweep from layers at rest in which those of `held` keep theirs."""
-        rest = {name: state.astype(self._dtype) for name, state in self.ham.init_states().items()}
         method, clamp = hamux.GaussSeidel(order), dict.fromkeys(held, True)
-        return hamux.descend(self.ham, rest | held, steps=1, method=method, clamp=clamp, energies=False).xs
+        return hamux.descend(self.ham, self._rest | held, steps=1, method=method, clamp=clamp, energies=False).xs
 
     def _read(self, x: Image, held: States | None = None) -> States:
         """The states after a sweep upward from an image; without those that are held, of any class."""
@@ -381,7 +385,7 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
 
     def _called_up(self, held: States) -> Image:
         """The image that a memory calls up by the components, while all other layers rest."""
-        rest = {name: state.astype(self._dtype) for name, state in self.ham.init_states().items()} | held
+        rest = self._rest | held
         clamp = {name: name not in ("image", "components") for name in rest}
         order = ["components", "image", *sorted(rest.keys() - {"components", "image"})]
         method = hamux.GaussSeidel(order, dt=_FAR)
