@@ -675,7 +675,9 @@ def app_command(
 
 
 def _check_free(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    from .files import contents
+
+    if folder.exists() and (not folder.is_dir() or contents(folder)):
         raise ValueError(f"{folder} is there already and is not empty; choose another folder with `out`")
 
 

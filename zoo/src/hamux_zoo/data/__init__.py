@@ -7,7 +7,7 @@ from ._changes import (
     gaussian_noise as gaussian_noise,
     salt_and_pepper as salt_and_pepper,
 )
-from ._folders import JUNK as JUNK, files_below as files_below, picture_endings as picture_endings
+from ._folders import files_below as files_below, picture_endings as picture_endings
 from ._images import (
     Images as Images,
     Loader as Loader,

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..files import JUNK
+
 # What a folder at the top may be called, in any case, to be a split.
 SPLITS = {
     "train": "train",
@@ -20,8 +22,6 @@ SPLITS = {
 # The columns that may hold the class of an image, if none is declared to do so.
 LABELS = ("label", "labels", "class")
 _TABLES = {"metadata.csv", "metadata.jsonl"}
-# What systems put into folders by themselves.
-JUNK = {".DS_Store", "Thumbs.db", "desktop.ini"}
 _ADVICE = {
     ".heic": "not readable here; pip install pillow-heif",
     ".heif": "not readable here; pip install pillow-heif",

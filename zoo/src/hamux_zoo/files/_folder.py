@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 
 CONFIG, WEIGHTS, INDEX, CARD = "config.json", "model.safetensors", "model.safetensors.index.json", "README.md"
 READY = ".saved"  # the folder of a save whose files are complete and still have to take their places
+# What systems put into folders by themselves.
+JUNK = {".DS_Store", "Thumbs.db", "desktop.ini"}
 FORMAT_VERSION = 3
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
@@ -35,6 +37,11 @@ class SavedConfig(TypedDict):
     format_version: int
     config: dict[str, object]
     sha256: dict[str, str | None]
+
+
+def contents(folder: Path) -> set[str]:
+    """Returns the names in a folder, without those that systems put there by themselves."""
+    return {path.name for path in folder.iterdir() if not path.name.startswith("._")} - JUNK
 
 
 def read_config(folder: Path) -> SavedConfig:

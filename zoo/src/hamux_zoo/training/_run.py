@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ import filelock
 import jax
 import numpy as np
 
-from ..data import JUNK, Loader
-from ..files import CONFIG
+from ..data import Loader
+from ..files import contents
 from ..memory import Memory
 from ._checkpoints import Checkpoints
 from ._devices import lead
@@ -23,23 +24,32 @@ from ._steps import State
 # Of run.json and the checkpoints. hamux-zoo 0.6 wrote none.
 FORMAT = 2
 _MADE = ("run.json", "log.jsonl", "checkpoints", "best", "model", "curves.png", "samples.png", "tensorboard")
+# What a run writes into its folders, by pattern.
+_OF_A_MODEL = r"config\.json|README\.md|samples\.png|.*\.safetensors.*"
+_WRITTEN = {
+    "best": _OF_A_MODEL,
+    "model": _OF_A_MODEL,
+    "checkpoints": r"\d+(\..*)?",
+    "tensorboard": r"events\.out\.tfevents.*",
+}
 _LOCK = ".lock"
 _GO_ON = "free some, and the same call goes on from there"
 _WAY_OUT = "take another folder, or empty it of its run by `overwrite=True`"
 
 
 def _clear(path: Path) -> None:
-    """Removes a file, a link, or a folder; of a model's folder only the files that a model has."""
+    """Removes a file, a link, or what a run has written into a folder; with that the folder, if it is then empty."""
     if path.is_symlink() or not path.is_dir():
         path.unlink()
-    elif path.name not in ("best", "model"):
-        shutil.rmtree(path)
-    else:
-        for file in path.iterdir():
-            if file.name in (CONFIG, "README.md", "samples.png") or ".safetensors" in file.name:
-                file.unlink()
-        if not any(path.iterdir()):
-            path.rmdir()
+        return
+    for each in path.iterdir():
+        if re.fullmatch(_WRITTEN.get(path.name, "(?!)"), each.name):
+            if each.is_dir() and not each.is_symlink():
+                shutil.rmtree(each)
+            else:
+                each.unlink()
+    if not any(path.iterdir()):
+        path.rmdir()
 
 
 # Rows of pictures by name, and a title for each column.
@@ -81,7 +91,7 @@ def _check_holds_a_run_or_nothing(path: Path, overwrite: bool) -> None:
     made = [path / name for name in _MADE if (path / name).exists()]
     if overwrite and made:
         raise ValueError(f"{made[0]} is there, which no run has written; take another folder")
-    others = [each for each in path.iterdir() if each.suffix != ".aside" and each.name not in {*JUNK, _LOCK}]
+    others = [name for name in contents(path) if not name.endswith(".aside") and name != _LOCK]
     if others and not overwrite:
         raise ValueError(f"{path} is not empty and holds no run; {_WAY_OUT}")
 
