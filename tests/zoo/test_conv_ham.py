@@ -323,3 +323,30 @@ def test_it_learns_to_name_to_complete_and_to_generate():
     made = learned.generate(1, key=KEY)
     nearest = labels[np.argmin(np.sum((digits - np.asarray(made.x)) ** 2, axis=(1, 2, 3)))]
     assert nearest == 1
+
+
+def test_what_it_is_refitted_to_is_completed_without_forgetting_directions():
+    """Bars of one direction, then a few of the other: these are completed, better than with their mixture alone."""
+    rng = np.random.default_rng(0)
+
+    def bars(axis, count):
+        places = rng.integers(0, 8, count)
+        images = np.zeros((count, 8, 8, 1))
+        images[np.arange(count), places] = 1
+        images = np.clip(images.swapaxes(1, 1 + axis) * rng.uniform(0.5, 1, (count, 1, 1, 1)), 0, 1)
+        return images, places % 2
+
+    config = ConvHAMConfig(shape=(8, 8, 1), channels=(3,), kernels=(3,), classes=2, components=20, memories=30)
+    model = ConvHAM(config, key=jr.key(0)).prepared(*bars(0, 400), seed=0)
+    few, others = bars(1, 40), bars(1, 30)[0]
+    known = np.broadcast_to(np.arange(8)[:, None, None] < 4, (8, 8, 1))
+
+    def missed(model):
+        ends = jax.vmap(lambda x: model.recall(x, known).x)(others)
+        return float(jnp.mean((ends - others) ** 2))
+
+    again = model.refitted(*few, seed=0)
+    assert missed(again) < 0.5 * missed(model)
+    assert {float(jnp.sum(again.ham.synapses["kinds"].W)), 30.0} == {30.0}
+    unnamed = model.refitted(few[0], None, seed=0)
+    assert not jnp.any(unnamed.ham.synapses["kinds"].W)

@@ -152,6 +152,15 @@ class Memory(Pretrained):
         """Returns the parameters that `prepared` fits and no step of training changes; by default none."""
         return ()
 
+    def refitted(
+        self, images: Float[np.ndarray, "count ..."], labels: Int[np.ndarray, " count"] | None, *, seed: int
+    ) -> Self:
+        """Returns the memory with the parameters of `fitted` made to suit other images, too; by default itself.
+
+        `hamux_zoo.finetune` calls it before the first step.
+        """
+        return self
+
     def hide(self, key: PRNGKeyArray) -> Bool[Array, "height width channels"]:
         """Draws a mask of known pixels for training."""
         return hide_part(key, self.config.shape)

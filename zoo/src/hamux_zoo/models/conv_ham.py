@@ -98,6 +98,8 @@ _FAR_AHEAD = 40.0
 _LOUD_PRIOR = 1000.0
 # How often a sweep takes image, components and memory before it goes up, since they settle slowly, at little cost.
 _ROUNDS = 4
+# A mixture has a memory for so many images at most; what it was fitted to before counts as so many images.
+_IMAGES_OF_A_MEMORY, _WEIGHT_OF_BEFORE = 10, 1000
 # How far layers go, 1 for to their minimum.
 _FAR = dict.fromkeys(("image", "components"), 1.8)
 _FAR_UP = 1.5
@@ -263,18 +265,45 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
     ) -> Self:
         """Returns the model with components and memories that suit images.
 
-        The memories are k-means centres of at most 20,000 images, equally many of each class. Let λ_k be the variances
-        of at most 60,000 images around the nearest centres, along the directions u_k, and σ² the `noise`. Then
-        F_k = Λ w_k u_k with w_k² = 1 − σ²/λ_k. A memory holds ξ_k = Λ (1 − w_k²) m_k/w_k for a centre m. The image it
-        calls up is m. Directions with w_k² below 0.1 are left out.
+        The memories are k-means centres of at most 20,000 images, equally many of each class, and one for ten images at
+        most; fewer are repeated. Let λ_k be the variances of at most 60,000 images around the nearest centres, along
+        the directions u_k, and σ² the `noise`. Then F_k = Λ w_k u_k with w_k² = 1 − σ²/λ_k. A memory holds
+        ξ_k = Λ (1 − w_k²) m_k/w_k for a centre m. The image it calls up is m. Directions with w_k² below 0.1 are left
+        out.
         """
+        return self._with_mixture_of(images, labels, seed)
+
+    def refitted(
+        self, images: Float[np.ndarray, "count ..."], labels: Int[np.ndarray, " count"] | None, *, seed: int
+    ) -> Self:
+        """Returns the model as `prepared` for images, with the variances that it had counted as those of 1,000 more."""
+        _, filters, _, *_ = jax.tree.leaves(self._mixture)
+        along = np.asarray(filters, float).transpose(0, 2, 3, 1).reshape(len(filters), -1) / self.config.stiffness
+        share = np.sum(along**2, axis=1)
+        more = self.config.noise / (1 - share)  # (λ_k − σ²)/w_k²
+        covariance = self.config.noise * np.eye(along.shape[1]) + (along.T * more) @ along
+        return self._with_mixture_of(images, labels, seed, covariance)
+
+    def _with_mixture_of(
+        self,
+        images: Float[np.ndarray, "count ..."],
+        labels: Int[np.ndarray, " count"] | None,
+        seed: int,
+        before: Float[np.ndarray, "numbers numbers"] | None = None,
+    ) -> Self:
+        """The model `prepared` for images, or, with a covariance of images `before`, `refitted`."""
         config = self.config
         drawn, some = np.random.default_rng(seed).permutation(len(images))[:60_000], slice(20_000)
         seen = np.asarray(normalise(jnp.asarray(images[drawn]), config.mean, config.std)).reshape(len(drawn), -1)
         given = labels[drawn][some] if labels is not None and config.classes else None
 
-        centres, classes, _ = centres_by_class(seen[some], given, config.memories, config.classes, 0, seed)
+        count = min(config.memories, max(len(seen) // _IMAGES_OF_A_MEMORY, config.classes, 1))
+        centres, classes, _ = centres_by_class(seen[some], given, count, config.classes, 0, seed)
         around = Gaussian.of(seen - centres[nearest_centres(seen, centres)])
+        if before is not None:
+            both = (len(seen) * around.covariance + _WEIGHT_OF_BEFORE * before) / (len(seen) + _WEIGHT_OF_BEFORE)
+            around = around._replace(covariance=both)
+        centres, classes = (np.resize(each, (config.memories, *each.shape[1:])) for each in (centres, classes))
         along = around.principal_components(config.components)
         along = np.pad(along, [(0, config.components - len(along)), (0, 0)])
         variances = np.einsum("kd,de,ke->k", along, around.covariance, along)
@@ -288,7 +317,7 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
         depths = -0.5 * np.sum((1 - share) * own**2 + patterns**2, axis=1)
         outside = (mean - along.T @ (along @ mean)).reshape(config.shape)
         new = [outside, filters, np.zeros(len(along)), patterns[..., None, None], depths]
-        kinds = jax.nn.one_hot(classes, config.classes)
+        kinds = np.eye(config.classes)[classes] if given is not None else np.zeros((config.memories, config.classes))
         new = [config.stiffness * each for each in new] + [config.votes * kinds, kinds]
         pairs = zip(new, jax.tree.leaves(self._mixture), strict=False)  # without classes there are no labels
         arrays = [jnp.asarray(each, was.dtype) for each, was in pairs]

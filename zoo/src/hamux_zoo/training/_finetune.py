@@ -41,6 +41,7 @@ def finetune(
     skip_bad: bool = False,
     label_column: str | None = None,
     class_folder: int = 0,
+    refit: bool = True,
     log: str | None = None,
     base_model: str | None = None,
     draw: Draw | None = None,
@@ -61,6 +62,7 @@ def finetune(
       run. Unless the loss is a function, the result is calibrated; see `calibrate`.
     - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
     - `skip_bad`: leave out images that cannot be read. `label_column`, `class_folder`: as in `load_images`.
+    - `refit`: fit what no step changes to the data before the first one; see `Memory.refitted`. A probe leaves it.
     - `log`: a tracker that gets the numbers, too: "trackio" or "tensorboard". It needs a `workdir`.
     - `base_model`: the name of what `model` was, on the Hub or bundled, for the card.
     - `draw`: is called after each validation with the run's folder, the log's lines, rows of example pictures, and
@@ -120,6 +122,8 @@ def finetune(
             return tune(memory, source, recipe, display=display, open_run=open_run, shard_params=shard_params)
         model = _with_classes_of(source, jax.tree.map(_as_float32, model), recipe, display)
         learned, held_out = _split(source.images, recipe)
+        if refit:
+            model = model.refitted(*_loaded(learned), seed=recipe.seed)
         trainer = Trainer[Memory](recipe, shard_params=shard_params)
         return trainer.fit(model, learned, held_out, display=display, open_run=open_run)
 
@@ -167,10 +171,8 @@ def train(
     model = make(make_config(config_of(architecture), fields, "`config`"), key=jr.key(recipe.seed))
     recipe = dataclasses.replace(recipe, probe=False).for_model(model, len(source.images.images))
     learned, _ = _split(source.images, recipe)
-    images, labels = learned.take(slice(60_000))
-    labels = None if labels is None else np.asarray(labels)
-    model = model.prepared(np.asarray(images), labels, seed=recipe.seed)
-    trained = finetune(model, source, recipe, **options)
+    model = model.prepared(*_loaded(learned), seed=recipe.seed)
+    trained = finetune(model, source, recipe, refit=False, **options)
     assert isinstance(trained, architecture)
     return trained
 
@@ -214,6 +216,12 @@ def _with_classes_of(source: Source, model: Model, recipe: Recipe, display: Disp
             model = model.with_head(classes=source.classes, key=jr.key(recipe.seed))
     named = source.names and source.classes == model.config.classes and source.names != model.config.class_names
     return model.with_config(class_names=source.names) if named and uses_labels(recipe.task) else model
+
+
+def _loaded(images: Images) -> tuple[np.ndarray, np.ndarray | None]:
+    """At most 60,000 images and their labels, as arrays."""
+    part, labels = images.take(slice(60_000))
+    return np.asarray(part), None if labels is None else np.asarray(labels)
 
 
 def _split(images: Images, recipe: Recipe) -> tuple[Images, Images | None]:

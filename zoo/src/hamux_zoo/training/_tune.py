@@ -99,6 +99,8 @@ def tune(
         )
     elif not keeps:
         display.say("there is a class of one image, so that none can be left out to compare: the probe is kept")
+    if open_run is None and not keeps:
+        return start
     return trainer.fit(
         start,
         shown(everything),
