@@ -32,7 +32,7 @@ COMMANDS = {
     "calibrate": ["MODEL", "--data", "DATA", "--out", "OUT/calibrated"],
     "finetune": ["MODEL", "--data", "DATA", "--out", "OUT/tuned", "--steps", "2"],
     "train": ["dense-hopfield", "--data", "DATA", "--out", "OUT/trained", "--steps", "2", "--set", "memories=4"],
-    "demo": ["--model", "dense-hopfield-mnist", "--out", "OUT/demo"],
+    "demo": ["--model", "MODEL", "--out", "OUT/demo"],
 }
 SILENT = ("list", "info", "classify", "evaluate")
 ELSEWHERE = {"app", "import", "pull", "push", "publish"}  # what needs a port, a published file or a Hub
@@ -42,7 +42,7 @@ ELSEWHERE = {"app", "import", "pull", "push", "publish"}  # what needs a port, a
 def given(tmp_path_factory):
     """A model and pictures that all may read."""
     folder = tmp_path_factory.mktemp("given")
-    config = DenseHopfieldConfig(shape=(8, 8, 1), memories=6, classes=2)
+    config = DenseHopfieldConfig(shape=(28, 28, 1), memories=6, classes=2)
     DenseHopfield(config, key=jr.key(0)).save_pretrained(folder / "model")
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
