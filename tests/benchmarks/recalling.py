@@ -4,11 +4,13 @@
     python tests/benchmarks/recalling.py letters    # one row of it
 
 Each memory learns 20 pictures of each class of a data set that it has not seen (a row of `_transfer_data`), for two
-tasks: to complete them and to denoise them. It is measured on 500 other pictures of which the lower half is missing, or
-30 % of the pixels are black or white. Beside it, the same architecture learns from nothing, by the same recipe and for
-as many steps, and the memory as it was learns nothing. Errors are mean squared errors, medians of three draws.
+tasks: to complete them and to denoise them. It is measured on 500 other pictures of which a part is missing (the lower
+half, or half of the patches of a transformer), or 30 % of the pixels are black or white. Beside it, the same
+architecture learns from nothing, by the same recipe and for as many steps, and the memory as it was learns nothing.
+Errors are mean squared errors, medians of three draws.
 """
 
+import dataclasses
 import json
 import statistics
 import sys
@@ -35,17 +37,19 @@ def errors(model: Memory, task: str, images: np.ndarray) -> float:
     """The mean squared error of recalls of damaged images."""
     if task == "denoise":
         return float(np.mean((np.asarray(recalled(model, salted(images), None).x) - images) ** 2))
-    known = model.masks(len(images))
-    known = next(iter(known.values()))
+    known = next(iter(model.masks(len(images)).values()))
     return unknown_mse(np.asarray(recalled(model, images, known).x), images, known)
 
 
 def measured(name: str, task: str, few: Images, others: np.ndarray, seed: int) -> dict[str, float]:
-    """The error of the memory as it is, fine-tuned, and trained from nothing, and the seconds of the last two."""
+    """The error of the memory as it is, fine-tuned, and trained from nothing, and the seconds of each."""
     memory, recipe = from_pretrained(name), Recipe(task=task, steps=STEPS, seed=seed)
-    fields = {key: value for key, value in memory.config.to_dict().items() if key not in ("classes", "class_names")}
-    figures = {"as it is": errors(memory, task, others)}
+    fields = dataclasses.asdict(memory.config)
+    for own in ("classes", "class_names", "unfamiliar"):
+        del fields[own]
+    figures = {}
     ways = {
+        "as it is": lambda: memory,
         "fine-tuned": lambda: finetune(memory, few, recipe, quiet=True),
         "from nothing": lambda: train(type(memory), few, recipe, config=fields, quiet=True),
     }
@@ -60,13 +64,13 @@ def measured(name: str, task: str, few: Images, others: np.ndarray, seed: int) -
 file = RESULTS / "recalling.json"
 cells = json.loads(file.read_text())["cells"] if file.exists() else {}
 for row in sys.argv[1:] or MEMORIES:
-    others = ROWS[row]("test")
+    learned, others = ROWS[row]("train"), ROWS[row]("test")
     others = others.take(np.random.default_rng(0).permutation(len(others.labels))[:TESTED]).images
     for name in MEMORIES[row]:
         for task in ("reconstruct", "denoise"):
             for seed in range(DRAWS):
                 if (key := f"{row}, {name}, {task}, {seed}") not in cells:
-                    cells[key] = measured(name, task, drawn(ROWS[row]("train"), EACH, seed), others, seed)
+                    cells[key] = measured(name, task, drawn(learned, EACH, seed), others, seed)
                     record("recalling", {"cells": cells})
                     print(key, cells[key], flush=True)
 

@@ -40,7 +40,7 @@ ELSEWHERE = {"app", "import", "pull", "push", "publish"}  # what needs a port, a
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """A model and pictures that all may read."""
+    """A model and pictures."""
     folder = tmp_path_factory.mktemp("given")
     config = DenseHopfieldConfig(shape=(28, 28, 1), memories=6, classes=2)
     DenseHopfield(config, key=jr.key(0)).save_pretrained(folder / "model")
@@ -51,8 +51,6 @@ def given(tmp_path_factory):
             place.mkdir(parents=True)
             for i in range(4):
                 Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(place / f"{i}.png")
-    for path in [*folder.parents[:2], folder, *folder.rglob("*")]:
-        path.chmod(path.stat().st_mode | 0o555)
     return folder
 
 

@@ -298,6 +298,9 @@ def test_training_leaves_the_mixture_as_it_is_unless_it_is_named():
 
     assert changed("all") == {"conv1", "conv2", "parts", "names"}
     assert changed("ham.synapses.patterns") == {"patterns"}
+    head = Recipe(steps=1, batch_size=4, trainable="head", validation=0, probe=False)
+    tuned = finetune(model, (images, labels), head, quiet=True)
+    assert eqx.tree_equal(tuned.fitted()[:3], model.fitted()[:3])
 
 
 @pytest.mark.slow

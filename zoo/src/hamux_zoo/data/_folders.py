@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import JUNK
+from ..files import is_junk
 
 # What a folder at the top may be called, in any case, to be a split.
 SPLITS = {
@@ -82,7 +82,7 @@ def find_pictures(folder: Path, label_column: str | None = None, class_folder: i
     files, left_out, tables = list[Path](), list[tuple[Path, str]](), list[Path]()
     for file in files_below(folder):
         ending = file.suffix.lower()
-        if file.name in JUNK or file.name.startswith("._"):
+        if is_junk(file.name):
             continue
         if not file.exists():
             left_out.append((file, "a link to nothing"))

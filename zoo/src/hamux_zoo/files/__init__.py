@@ -6,10 +6,10 @@ from ._caches import keep_caches_writable
 from ._card import Card as Card, make_card as make_card, read_card as read_card
 from ._folder import (
     CONFIG as CONFIG,
-    JUNK as JUNK,
     WEIGHTS as WEIGHTS,
     SavedConfig as SavedConfig,
     contents as contents,
+    is_junk as is_junk,
     read_config as read_config,
     read_tensors as read_tensors,
 )

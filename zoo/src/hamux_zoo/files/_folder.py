@@ -21,8 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 CONFIG, WEIGHTS, INDEX, CARD = "config.json", "model.safetensors", "model.safetensors.index.json", "README.md"
 READY = ".saved"  # the folder of a save whose files are complete and still have to take their places
-# What systems put into folders by themselves.
-JUNK = {".DS_Store", "Thumbs.db", "desktop.ini"}
+_JUNK = {".DS_Store", "Thumbs.db", "desktop.ini"}
 FORMAT_VERSION = 3
 FLOATS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
@@ -39,9 +38,14 @@ class SavedConfig(TypedDict):
     sha256: dict[str, str | None]
 
 
-def contents(folder: Path) -> set[str]:
-    """Returns the names in a folder, without those that systems put there by themselves."""
-    return {path.name for path in folder.iterdir() if not path.name.startswith("._")} - JUNK
+def is_junk(name: str) -> bool:
+    """Whether a file of that name is one that systems put into folders by themselves."""
+    return name in _JUNK or name.startswith("._")
+
+
+def contents(folder: Path) -> list[str]:
+    """Returns the names in a folder, without junk."""
+    return [path.name for path in folder.iterdir() if not is_junk(path.name)]
 
 
 def read_config(folder: Path) -> SavedConfig:

@@ -279,7 +279,7 @@ class ConvHAM(Classifier, Generator, Featured, Attributed):
         """Returns the model as `prepared` for images, with the variances that it had counted as those of 1,000 more."""
         _, filters, _, *_ = jax.tree.leaves(self._mixture)
         along = np.asarray(filters, float).transpose(0, 2, 3, 1).reshape(len(filters), -1) / self.config.stiffness
-        share = np.sum(along**2, axis=1)
+        share = np.minimum(np.sum(along**2, axis=1), 0.999)  # below 1 as `prepared` has fitted it
         more = self.config.noise / (1 - share)  # (λ_k − σ²)/w_k²
         covariance = self.config.noise * np.eye(along.shape[1]) + (along.T * more) @ along
         return self._with_mixture_of(images, labels, seed, covariance)

@@ -62,7 +62,8 @@ def finetune(
       run. Unless the loss is a function, the result is calibrated; see `calibrate`.
     - `shard_params`: cut large parameters over the devices. Batches are always cut over all devices of all processes.
     - `skip_bad`: leave out images that cannot be read. `label_column`, `class_folder`: as in `load_images`.
-    - `refit`: fit what no step changes to the data before the first one; see `Memory.refitted`. A probe leaves it.
+    - `refit`: fit what no step changes to the data before the first one; see `Memory.refitted`. It is
+      left as it is by a probe, and if not "all" is `trainable`.
     - `log`: a tracker that gets the numbers, too: "trackio" or "tensorboard". It needs a `workdir`.
     - `base_model`: the name of what `model` was, on the Hub or bundled, for the card.
     - `draw`: is called after each validation with the run's folder, the log's lines, rows of example pictures, and
@@ -122,7 +123,7 @@ def finetune(
             return tune(memory, source, recipe, display=display, open_run=open_run, shard_params=shard_params)
         model = _with_classes_of(source, jax.tree.map(_as_float32, model), recipe, display)
         learned, held_out = _split(source.images, recipe)
-        if refit:
+        if refit and recipe.trainable == "all" and jax.tree.leaves(model.fitted()):
             model = model.refitted(*_loaded(learned), seed=recipe.seed)
         trainer = Trainer[Memory](recipe, shard_params=shard_params)
         return trainer.fit(model, learned, held_out, display=display, open_run=open_run)

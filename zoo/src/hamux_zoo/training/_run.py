@@ -23,15 +23,15 @@ from ._steps import State
 
 # Of run.json and the checkpoints. hamux-zoo 0.6 wrote none.
 FORMAT = 2
-_MADE = ("run.json", "log.jsonl", "checkpoints", "best", "model", "curves.png", "samples.png", "tensorboard")
 # What a run writes into its folders, by pattern.
 _OF_A_MODEL = r"config\.json|README\.md|samples\.png|.*\.safetensors.*"
 _WRITTEN = {
+    "checkpoints": r"\d+(\..*)?",
     "best": _OF_A_MODEL,
     "model": _OF_A_MODEL,
-    "checkpoints": r"\d+(\..*)?",
     "tensorboard": r"events\.out\.tfevents.*",
 }
+_MADE = ("run.json", "log.jsonl", *_WRITTEN, "curves.png", "samples.png")
 _LOCK = ".lock"
 _GO_ON = "free some, and the same call goes on from there"
 _WAY_OUT = "take another folder, or empty it of its run by `overwrite=True`"
